@@ -1,0 +1,144 @@
+"""A version's content: the one byte string that full and delta artifacts decode to, and whose SHA-256 is its identity.
+
+Layout, little-endian, nothing between the parts and nothing after them (docs/container-format.md):
+
+    "DFC1" | u32 length, manifest | u32 length, graph | u32 tensor count | tensors
+    tensor: u16 length, name | u8 encoding | u8 rank, rank x u32 | u32 scale count, float32 scale | values
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import struct
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from model_registry.contract.errors import LimitExceeded, MalformedArtifact, UnsupportedArtifact
+from model_registry.contract.limits import DEFAULT_LIMITS, Limits
+from model_registry.contract.manifest import Manifest
+from model_registry.contract.tensors import EncodedTensor, Encoding
+
+MAGIC = b"DFC1"
+
+
+@dataclass(frozen=True, eq=False)
+class Content:
+    """Manifest, ONNX graph without weights, and the weights. Immutable; two contents are equal when their digests are."""
+
+    manifest: Manifest
+    graph: bytes
+    tensors: tuple[EncodedTensor, ...]
+
+    def __post_init__(self) -> None:
+        names = [t.name for t in self.tensors]
+        if len(set(names)) != len(names):
+            raise MalformedArtifact("two tensors have the same name")
+
+    @cached_property
+    def data(self) -> bytes:
+        """The canonical bytes."""
+        manifest = self.manifest.to_bytes()
+        head = [MAGIC, struct.pack("<I", len(manifest)), manifest, struct.pack("<I", len(self.graph)), self.graph]
+        return b"".join([*head, struct.pack("<I", len(self.tensors)), *map(_tensor_bytes, self.tensors)])
+
+    @cached_property
+    def sha256(self) -> str:
+        """The version's identity, lower-case hexadecimal."""
+        return hashlib.sha256(self.data).hexdigest()
+
+    def weights(self) -> dict[str, npt.NDArray[np.float32]]:
+        """Every tensor by name, as an engine takes it."""
+        return {t.name: t.dequantize() for t in self.tensors}
+
+    def named(self, family: str, version: str) -> Content:
+        """The same model released under a name; a different content, because the name is part of it. Raises ManifestRefused."""
+        return Content(self.manifest.named(family, version), self.graph, self.tensors)
+
+    @classmethod
+    def from_data(cls, data: bytes, limits: Limits = DEFAULT_LIMITS) -> Content:
+        """Read canonical bytes. Raises ArtifactRefused or ManifestRefused; allocates no more than the bytes it is given."""
+        if len(data) > limits.max_content_bytes:
+            raise LimitExceeded(f"a content of {len(data)} bytes is above the limit of {limits.max_content_bytes}")
+        reader = ByteReader(data)
+        if reader.take(4) != MAGIC:
+            raise UnsupportedArtifact("not a Deltafleet content: the first bytes are wrong")
+        manifest = Manifest.from_bytes(reader.block("I", limits.max_manifest_bytes), max_bytes=limits.max_manifest_bytes)
+        graph = reader.block("I", limits.max_graph_bytes)
+        count = reader.number("I")
+        if count > limits.max_tensors:
+            raise LimitExceeded(f"{count} tensors are above the limit of {limits.max_tensors}")
+        content = cls(manifest, graph, tuple(_read_tensor(reader) for _ in range(count)))
+        reader.end()
+        return content
+
+
+class ByteReader:
+    """Walks a byte string; every step beyond its end is a MalformedArtifact."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = memoryview(data)
+        self._at = 0
+
+    def take(self, size: int) -> bytes:
+        if size > len(self._data) - self._at:
+            raise MalformedArtifact("the file ends too early", remedy="download or build it again")
+        self._at += size
+        return bytes(self._data[self._at - size : self._at])
+
+    def number(self, form: str) -> int:
+        """One little-endian unsigned integer of struct's format ``form``."""
+        return int(struct.unpack("<" + form, self.take(struct.calcsize("<" + form)))[0])
+
+    def block(self, form: str, limit: int) -> bytes:
+        """A length followed by that many bytes, at most ``limit``."""
+        size = self.number(form)
+        if size > limit:
+            raise LimitExceeded(f"a part of {size} bytes is above the limit of {limit}")
+        return self.take(size)
+
+    def text(self, size: int) -> str:
+        try:
+            return self.take(size).decode()
+        except UnicodeDecodeError as exc:
+            raise MalformedArtifact("a name is not UTF-8") from exc
+
+    def rest(self) -> bytes:
+        return self.take(len(self._data) - self._at)
+
+    def end(self) -> None:
+        if self._at != len(self._data):
+            raise MalformedArtifact(f"{len(self._data) - self._at} bytes follow the end")
+
+
+def tensor_head(tensor: EncodedTensor) -> bytes:
+    """Everything of a tensor but its scale and values: name, encoding, shape."""
+    name = tensor.name.encode()
+    rank = len(tensor.shape)
+    return struct.pack(f"<H{len(name)}sBB{rank}I", len(name), name, tensor.encoding, rank, *tensor.shape)
+
+
+def read_tensor_head(reader: ByteReader) -> tuple[str, Encoding, tuple[int, ...]]:
+    """The inverse of ``tensor_head``."""
+    name = reader.text(reader.number("H"))
+    code, rank = reader.number("B"), reader.number("B")
+    if code not in list(Encoding):
+        raise UnsupportedArtifact(f"tensor {name!r} has the unknown encoding {code}", remedy="update this program")
+    if rank > 8:
+        raise MalformedArtifact(f"tensor {name!r} has more than 8 dimensions")
+    return name, Encoding(code), tuple(reader.number("I") for _ in range(rank))
+
+
+def _tensor_bytes(tensor: EncodedTensor) -> bytes:
+    scale = struct.pack("<I", tensor.scale.size) + tensor.scale.astype("<f4").tobytes()
+    return tensor_head(tensor) + scale + tensor.values.tobytes()
+
+
+def _read_tensor(reader: ByteReader) -> EncodedTensor:
+    name, encoding, shape = read_tensor_head(reader)
+    scale = np.frombuffer(reader.take(4 * reader.number("I")), "<f4").astype(np.float32)
+    values = np.frombuffer(reader.take(math.prod(shape) * encoding.dtype.itemsize), encoding.dtype)
+    return EncodedTensor(name, encoding, values.reshape(shape), scale)

@@ -1,0 +1,114 @@
+"""One weight tensor as a version's content holds it: values kept as floats, or integers with their grid or codebook.
+
+Integers are what the coders see and what a delta is made of; floats appear only when a tensor is handed to an engine.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from model_registry.contract.errors import MalformedArtifact
+
+
+class Encoding(IntEnum):
+    """How ``values`` are to be read. The numbers are part of the content format."""
+
+    FLOAT32 = 0
+    FLOAT16 = 1
+    GRID8 = 2
+    GRID16 = 3
+    CODEBOOK = 4
+
+    @property
+    def label(self) -> str:
+        """The name that ``inspect`` prints."""
+        return "grid" if self in (Encoding.GRID8, Encoding.GRID16) else self.name.lower()
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Little-endian type of the stored values."""
+        return np.dtype({0: "<f4", 1: "<f2", 2: "i1", 3: "<i2", 4: "u1"}[int(self)])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class EncodedTensor:
+    """A named tensor of ``shape`` (C order).
+
+    ``values`` has ``shape`` and the encoding's type. ``scale`` is float32 and one-dimensional: for a grid the step, one for the
+    tensor or one for each index of axis 0; for a codebook its 1 to 256 entries; empty for floats.
+    Raises MalformedArtifact when these do not fit together.
+    """
+
+    name: str
+    encoding: Encoding
+    values: npt.NDArray[Any]
+    scale: npt.NDArray[np.float32]
+
+    def __post_init__(self) -> None:
+        problem = self._problem()
+        if problem:
+            raise MalformedArtifact(f"tensor {self.name!r}: {problem}")
+
+    def _problem(self) -> str:
+        if not 0 < len(self.name.encode()) <= 256:
+            return "its name is not 1 to 256 bytes"
+        if self.values.ndim > 8:
+            return "it has more than 8 dimensions"
+        if self.values.dtype != self.encoding.dtype:
+            return f"values are {self.values.dtype}, {self.encoding.name} wants {self.encoding.dtype}"
+        if self.scale.dtype != np.float32 or self.scale.ndim != 1:
+            return "the scale is not a row of float32"
+        match self.encoding:
+            case Encoding.FLOAT32 | Encoding.FLOAT16:
+                return "floats take no scale" if self.scale.size else ""
+            case Encoding.GRID8 | Encoding.GRID16:
+                rows = self.values.shape[0] if self.values.ndim else 1
+                return "" if self.scale.size in (1, rows) else f"{self.scale.size} steps for {rows} rows"
+            case Encoding.CODEBOOK:
+                if not 1 <= self.scale.size <= 256:
+                    return "a codebook has 1 to 256 entries"
+                beyond = self.values.size and int(self.values.max()) >= self.scale.size
+                return "an index points beyond the codebook" if beyond else ""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.values.shape)
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+    def dequantize(self) -> npt.NDArray[np.float32]:
+        """The weights as an engine uses them. One float32 multiplication or look-up each, so the same bits on every machine."""
+        match self.encoding:
+            case Encoding.FLOAT32 | Encoding.FLOAT16:
+                return self.values.astype(np.float32)
+            case Encoding.CODEBOOK:
+                return np.asarray(self.scale[self.values], dtype=np.float32)
+            case Encoding.GRID8 | Encoding.GRID16:
+                per_row = self.scale.reshape(-1, *[1] * max(self.values.ndim - 1, 0)) if self.scale.size > 1 else self.scale[0]
+                return np.asarray(self.values.astype(np.float32) * per_row, dtype=np.float32)
+
+    def same_as(self, other: EncodedTensor) -> bool:
+        """Bit-for-bit equality, NaN payloads and signed zeros included."""
+        return (
+            self.name == other.name
+            and self.encoding == other.encoding
+            and self.shape == other.shape
+            and self.scale.tobytes() == other.scale.tobytes()
+            and self.values.tobytes() == other.values.tobytes()
+        )
+
+
+NO_SCALE: npt.NDArray[np.float32] = np.zeros(0, np.float32)
+
+
+def float32_tensor(name: str, values: npt.NDArray[np.float32]) -> EncodedTensor:
+    """Keep a tensor bit for bit."""
+    return EncodedTensor(name, Encoding.FLOAT32, np.ascontiguousarray(values, "<f4"), NO_SCALE)
