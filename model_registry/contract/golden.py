@@ -46,7 +46,7 @@ def _stream(seed: int, size: int) -> bytes:
 
 
 def summarise(seed: int, outputs: Sequence[npt.NDArray[np.generic]]) -> GoldenVector:
-    """Condense a trusted engine's outputs for ``seed`` into what the manifest carries. Raises SelfTestFailed on NaN or infinity."""
+    """Condense a trusted engine's outputs for ``seed`` for the manifest. Raises SelfTestFailed on NaN or infinity."""
     flat = _flatten(outputs)
     if not flat.size or not np.isfinite(flat).all():
         raise SelfTestFailed("the model's outputs to a golden input are not all finite numbers")

@@ -1,4 +1,4 @@
-"""The vehicle API's wire messages. Both ends import this file; unknown fields are refused (a newer vehicle must say so by path).
+"""The vehicle API's wire messages. Both ends import this file; unknown fields are refused.
 
 Everything a vehicle sends is an ``Envelope``: one of the payloads below, signed with the vehicle's own key over its canonical
 JSON. ``sequence`` grows with every message of a vehicle: the registry applies each number once, so a lost answer is retried
@@ -143,7 +143,7 @@ class VehicleReport:
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """What the vehicle is asked to run. A hint: only signed metadata makes it true. ``delta_path`` is None when a full is cheaper."""
+    """What the vehicle is asked to run; a hint that signed metadata makes true. No ``delta_path``: a full is cheaper."""
 
     deployment_id: str
     target_path: str
@@ -185,7 +185,7 @@ class Instruction:
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """A signed payload. ``signature`` is hexadecimal, over ``canonical_json(payload)``; ``keyid`` as securesystemslib makes it."""
+    """A signed payload: hexadecimal ``signature`` over ``canonical_json(payload)``, ``keyid`` as securesystemslib makes it."""
 
     payload: dict[str, Any]
     keyid: str

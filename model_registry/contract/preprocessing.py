@@ -79,7 +79,7 @@ class Preprocessing:
 
 
 def resize_bilinear(picture: npt.NDArray[np.float32], size: tuple[int, int]) -> npt.NDArray[np.float32]:
-    """Separable triangle filter, widened when shrinking, so that nothing aliases; rounded to whole grey levels like a picture."""
+    """Separable triangle filter, widened when shrinking so that nothing aliases; rounded to grey levels like a picture."""
     rows = _triangle_weights(picture.shape[0], size[0])
     columns = _triangle_weights(picture.shape[1], size[1])
     resized = np.einsum("yh,hwc,xw->yxc", rows, picture, columns, optimize=True)
