@@ -1,0 +1,1 @@
+"""Things to run and to read: the demonstration and the road-sign example."""
