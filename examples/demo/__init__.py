@@ -1,0 +1,1 @@
+"""The demonstration: one registry, eight vehicles, three versions, no dropped inference."""
