@@ -1,0 +1,1 @@
+"""The database's history, as Alembic revisions; installed with the server so that ``deltafleet migrate`` works anywhere."""
