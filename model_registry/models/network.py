@@ -31,7 +31,7 @@ class Network(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         values = {INPUT: images}
         for layer in self.architecture.layers:
-            values[layer.name] = self._apply(layer, [values[name] for name in layer.inputs])
+            values[layer.name] = self._run_layer(layer, [values[name] for name in layer.inputs])
         return values[OUTPUT]
 
     def load_weights(self, weights: Mapping[str, npt.NDArray[np.float32]]) -> None:
@@ -42,7 +42,7 @@ class Network(nn.Module):
         """Every weight by key, as float32 copies."""
         return {key: value.detach().cpu().numpy().astype(np.float32) for key, value in self.state_dict().items()}
 
-    def _apply(self, layer: Layer, inputs: list[Tensor]) -> Tensor:
+    def _run_layer(self, layer: Layer, inputs: list[Tensor]) -> Tensor:
         operation = layer.operation
         if isinstance(operation, Convolution | Linear):
             result: Tensor = self._weighted[operation.key](inputs[0])
