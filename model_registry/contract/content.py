@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import math
 import struct
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -41,9 +42,7 @@ class Content:
     @cached_property
     def data(self) -> bytes:
         """The canonical bytes."""
-        manifest = self.manifest.to_bytes()
-        head = [MAGIC, struct.pack("<I", len(manifest)), manifest, struct.pack("<I", len(self.graph)), self.graph]
-        return b"".join([*head, struct.pack("<I", len(self.tensors)), *map(_tensor_bytes, self.tensors)])
+        return b"".join(content_parts(self.manifest.to_bytes(), self.graph, self.tensors))
 
     @cached_property
     def sha256(self) -> str:
@@ -114,11 +113,21 @@ class ByteReader:
             raise MalformedArtifact(f"{len(self._data) - self._at} bytes follow the end")
 
 
-def tensor_head(tensor: EncodedTensor) -> bytes:
-    """Everything of a tensor but its scale and values: name, encoding, shape."""
-    name = tensor.name.encode()
-    rank = len(tensor.shape)
-    return struct.pack(f"<H{len(name)}sBB{rank}I", len(name), name, tensor.encoding, rank, *tensor.shape)
+def content_parts(manifest: bytes, graph: bytes, tensors: Sequence[EncodedTensor]) -> Iterator[bytes]:
+    """The canonical bytes piece by piece, so that a decoder can check the digest before anybody reads the manifest."""
+    yield MAGIC + struct.pack("<I", len(manifest)) + manifest
+    yield struct.pack("<I", len(graph)) + graph
+    yield struct.pack("<I", len(tensors))
+    for tensor in tensors:
+        head = tensor_head(tensor.name, tensor.encoding, tensor.shape)
+        yield head + struct.pack("<I", tensor.scale.size) + tensor.scale.astype("<f4").tobytes()
+        yield tensor.values.tobytes()
+
+
+def tensor_head(name: str, encoding: Encoding, shape: tuple[int, ...]) -> bytes:
+    """Everything of a tensor but its scale and values."""
+    text = name.encode()
+    return struct.pack(f"<H{len(text)}sBB{len(shape)}I", len(text), text, encoding, len(shape), *shape)
 
 
 def read_tensor_head(reader: ByteReader) -> tuple[str, Encoding, tuple[int, ...]]:
@@ -130,11 +139,6 @@ def read_tensor_head(reader: ByteReader) -> tuple[str, Encoding, tuple[int, ...]
     if rank > 8:
         raise MalformedArtifact(f"tensor {name!r} has more than 8 dimensions")
     return name, Encoding(code), tuple(reader.number("I") for _ in range(rank))
-
-
-def _tensor_bytes(tensor: EncodedTensor) -> bytes:
-    scale = struct.pack("<I", tensor.scale.size) + tensor.scale.astype("<f4").tobytes()
-    return tensor_head(tensor) + scale + tensor.values.tobytes()
 
 
 def _read_tensor(reader: ByteReader) -> EncodedTensor:

@@ -1,0 +1,98 @@
+"""A content without its numbers: what full artifacts and model deltas send, zstd-compressed, before any symbol.
+
+u32 length, manifest | u32 length, graph | u32 tensor count | for each tensor: name, encoding, shape as in the content, u32 scale count
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from model_registry.contract.content import ByteReader, Content, content_parts, read_tensor_head, tensor_head
+from model_registry.contract.errors import ContentMismatch, LimitExceeded, MalformedArtifact
+from model_registry.contract.limits import Limits
+from model_registry.contract.manifest import Manifest
+from model_registry.contract.tensors import EncodedTensor, Encoding
+
+
+@dataclass(frozen=True, slots=True)
+class TensorHead:
+    """A tensor without its numbers."""
+
+    name: str
+    encoding: Encoding
+    shape: tuple[int, ...]
+    scale_size: int
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def content_bytes(self) -> int:
+        """What the whole tensor takes in the content."""
+        head = len(tensor_head(self.name, self.encoding, self.shape)) + 4
+        return head + 4 * self.scale_size + self.size * self.encoding.dtype.itemsize
+
+
+@dataclass(frozen=True, slots=True)
+class ContentHead:
+    """A content without its numbers."""
+
+    manifest: bytes
+    graph: bytes
+    tensors: tuple[TensorHead, ...]
+
+    @classmethod
+    def of(cls, content: Content) -> ContentHead:
+        heads = tuple(TensorHead(t.name, t.encoding, t.shape, t.scale.size) for t in content.tensors)
+        return cls(content.manifest.to_bytes(), content.graph, heads)
+
+    @property
+    def content_bytes(self) -> int:
+        return 16 + len(self.manifest) + len(self.graph) + sum(t.content_bytes for t in self.tensors)
+
+    def to_bytes(self) -> bytes:
+        parts = [struct.pack("<I", len(self.manifest)), self.manifest, struct.pack("<I", len(self.graph)), self.graph]
+        parts.append(struct.pack("<I", len(self.tensors)))
+        parts += [tensor_head(t.name, t.encoding, t.shape) + struct.pack("<I", t.scale_size) for t in self.tensors]
+        return b"".join(parts)
+
+    @classmethod
+    def read(cls, reader: ByteReader, *, content_bytes: int, limits: Limits) -> ContentHead:
+        """Read a head; it must describe exactly ``content_bytes``, which bounds all that is decoded after it."""
+        manifest = reader.block("I", limits.max_manifest_bytes)
+        graph = reader.block("I", limits.max_graph_bytes)
+        count = reader.number("I")
+        if count > limits.max_tensors:
+            raise LimitExceeded(f"{count} tensors are above the limit of {limits.max_tensors}")
+        tensors = tuple(TensorHead(*read_tensor_head(reader), reader.number("I")) for _ in range(count))
+        head = cls(manifest, graph, tensors)
+        if head.content_bytes != content_bytes:
+            raise MalformedArtifact(f"the parts make a content of {head.content_bytes} bytes, declared are {content_bytes}")
+        return head
+
+    def content(self, tensors: Sequence[EncodedTensor], *, sha256: str) -> Content:
+        """Put decoded tensors to the head. The digest is compared before the manifest is read. Raises ContentMismatch."""
+        digest = hashlib.sha256()
+        for part in content_parts(self.manifest, self.graph, tensors):
+            digest.update(part)
+        require_digest(digest.hexdigest(), sha256)
+        return Content(Manifest.from_bytes(self.manifest), self.graph, tuple(tensors))
+
+
+def require_digest(found: str, declared: str) -> None:
+    """Raises ContentMismatch unless a decoded content is the declared one."""
+    if found != declared:
+        raise ContentMismatch(
+            f"decoding gave the content {found[:16]}..., the artifact names {declared[:16]}...",
+            remedy="download or build it again",
+        )
+
+
+def max_head_bytes(content_bytes: int, limits: Limits) -> int:
+    """The longest head that a content of this size can have, two coder numbers a tensor included."""
+    return content_bytes + 2 * limits.max_tensors

@@ -1,0 +1,97 @@
+"""The three parts of an artifact's payload: a zstd-compressed head, plain bytes, and one stream of entropy-coded symbols.
+
+u32 length, head (zstd frame) | u32 length, blob | symbol stream to the end
+"""
+
+from __future__ import annotations
+
+import struct
+
+import zstandard
+
+from model_registry.contract.content import ByteReader
+from model_registry.contract.entropy import COST_UNIT, SymbolReader, SymbolWriter
+from model_registry.contract.errors import LimitExceeded, MalformedArtifact
+
+HEAD_LEVEL = 19
+MAX_WINDOW_LOG = 31
+
+
+class Sink:
+    """Where an encoder puts symbols and plain bytes."""
+
+    def __init__(self) -> None:
+        self.symbols = SymbolWriter()
+        self.blob = bytearray()
+
+    @property
+    def cost(self) -> int:
+        """In 1/65536 bit."""
+        return self.symbols.cost + len(self.blob) * 8 * COST_UNIT
+
+    def extend(self, other: Sink) -> None:
+        self.symbols.extend(other.symbols)
+        self.blob += other.blob
+
+    def pack(self, head: bytes, *, dictionary: bytes = b"") -> bytes:
+        frame = compress(head, level=HEAD_LEVEL, dictionary=dictionary)
+        sizes = struct.pack("<I", len(frame)), struct.pack("<I", len(self.blob))
+        return b"".join([sizes[0], frame, sizes[1], self.blob, self.symbols.finish()])
+
+
+class Source:
+    """Where a decoder takes symbols and plain bytes from, in the order in which they were put."""
+
+    def __init__(self, blob: bytes, symbols: bytes) -> None:
+        self.blob = ByteReader(blob)
+        self.symbols = SymbolReader(symbols)
+
+    def end(self) -> None:
+        self.blob.end()
+        self.symbols.end()
+
+
+def unpack(payload: bytes, *, max_head_bytes: int, dictionary: bytes = b"") -> tuple[bytes, Source]:
+    """The head and the source of a payload. Raises MalformedArtifact, LimitExceeded."""
+    reader = ByteReader(payload)
+    head = decompress(reader.block("I", len(payload)), max_bytes=max_head_bytes, dictionary=dictionary)
+    blob = reader.block("I", len(payload))
+    return head, Source(blob, reader.rest())
+
+
+def compress(data: bytes, *, level: int, dictionary: bytes = b"") -> bytes:
+    """One zstd frame with its content size, without checksum. The window spans dictionary and data, so all of it is in reach."""
+    window_log = min(MAX_WINDOW_LOG, max(10, (len(dictionary) + len(data)).bit_length()))
+    parameters = zstandard.ZstdCompressionParameters.from_level(
+        level,
+        source_size=len(data),
+        dict_size=len(dictionary),
+        window_log=window_log,
+        enable_ldm=len(dictionary) > 0,
+        write_content_size=True,
+        write_checksum=False,
+        write_dict_id=False,
+    )
+    compressor = zstandard.ZstdCompressor(dict_data=_dictionary(dictionary), compression_params=parameters)
+    return compressor.compress(data)
+
+
+def decompress(frame: bytes, *, max_bytes: int, dictionary: bytes = b"") -> bytes:
+    """Undo ``compress``. The size that the frame declares is checked before memory is taken; no frame may follow."""
+    try:
+        declared = zstandard.get_frame_parameters(frame).content_size
+        if declared == zstandard.CONTENTSIZE_UNKNOWN:
+            raise MalformedArtifact("a zstd frame does not say how long its content is")
+        if declared > max_bytes:
+            raise LimitExceeded(f"a zstd frame of {declared} bytes is above the {max_bytes} that can be in it")
+        decompressor = zstandard.ZstdDecompressor(dict_data=_dictionary(dictionary))
+        data = decompressor.decompress(frame, max_output_size=declared, allow_extra_data=False)
+    except zstandard.ZstdError as exc:
+        raise MalformedArtifact(f"a zstd frame is unreadable: {exc}") from exc
+    if len(data) != declared:
+        raise MalformedArtifact("a zstd frame has another length than it declares")
+    return data
+
+
+def _dictionary(data: bytes) -> zstandard.ZstdCompressionDict | None:
+    return zstandard.ZstdCompressionDict(data, dict_type=zstandard.DICT_TYPE_RAWCONTENT) if data else None
