@@ -8,6 +8,8 @@ import pytest
 
 from tests.reference import REFERENCE_DATA
 
+pytest_plugins = ["tests.services"]
+
 
 @pytest.fixture(scope="session")
 def reference_data() -> Path:

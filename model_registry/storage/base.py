@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, ClassVar, Protocol
 
-from model_registry.contract.errors import ContentMismatch, LimitExceeded, Refusal
+from model_registry.contract.errors import ContentMismatch, LimitExceeded, Refusal, Unreachable
 
 CHUNK_BYTES = 256 * 1024
 # Each part starts with a letter or digit, so that "..", hidden files and empty parts are no keys.
@@ -91,10 +91,13 @@ def check_key(key: str) -> str:
 
 
 def checked_chunks(key: str, source: BinaryIO | bytes, *, sha256: str | None, size_bytes: int) -> Iterator[bytes]:
-    """The source in pieces, at most one byte beyond ``size_bytes`` read. Raises ContentMismatch after the last piece."""
+    """The source in pieces, at most one byte beyond ``size_bytes`` read.
+
+    Raises ContentMismatch after the last piece, Unreachable when the source breaks off.
+    """
     stream = io.BytesIO(source) if isinstance(source, bytes) else source
     digest, found = hashlib.sha256(), 0
-    while chunk := stream.read(min(CHUNK_BYTES, size_bytes + 1 - found)):
+    while chunk := _read(key, stream, min(CHUNK_BYTES, size_bytes + 1 - found)):
         digest.update(chunk)
         found += len(chunk)
         if found > size_bytes:
@@ -104,6 +107,13 @@ def checked_chunks(key: str, source: BinaryIO | bytes, *, sha256: str | None, si
         raise ContentMismatch(f"{key}: {found} bytes came, {size_bytes} were announced", remedy="send it again")
     if sha256 is not None and digest.hexdigest() != sha256:
         raise ContentMismatch(f"{key}: the bytes have the digest {digest.hexdigest()}, not {sha256}", remedy="send it again")
+
+
+def _read(key: str, stream: BinaryIO, size: int) -> bytes:
+    try:
+        return stream.read(size)
+    except OSError as exc:
+        raise Unreachable(f"{key}: its source broke off: {exc}", remedy="send it again") from exc
 
 
 def read_bounded(key: str, stream: BinaryIO, max_bytes: int) -> bytes:

@@ -66,7 +66,8 @@ class S3Store:
     def __init__(self, location: S3Location, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._bucket = location.bucket
         self._client = _client(location, location.endpoint_url)
-        self._signing_client = _client(location, location.public_endpoint_url or location.endpoint_url)
+        public = location.public_endpoint_url
+        self._signing_client = _client(location, public) if public else self._client
         self._clock = clock
         self._urls: OrderedDict[tuple[str, int], tuple[str, float]] = OrderedDict()
         self._urls_lock = threading.Lock()
