@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import csv
 import json
 from dataclasses import dataclass
 from typing import Any
@@ -84,8 +85,6 @@ def _decoded(text: str) -> bytes:
 
 def read_labels(text: str) -> tuple[str, ...]:
     """Class names from CSV with the columns class_index and name, every class once. Raises MalformedArtifact."""
-    import csv
-
     rows = csv.DictReader(text.splitlines())
     if not {"class_index", "name"} <= set(rows.fieldnames or ()):
         raise MalformedArtifact(

@@ -1,8 +1,8 @@
 """The published Deep Compression file of SqueezeNet 1.0: 8-bit codebooks and 4-bit gaps between the weights that were kept.
 
-Little-endian, no header: 26 x u32 counts of coded entries; then for each convolution 256 x f32 codebook, f32 biases, one u8 index
-an entry, and the gaps, two to a byte, low nibble first. An entry's place is the running sum of gap + 1, minus one; other
-places are entry 0 of the codebook, which is zero. Every length follows from the counts, so the file's size is checked before use.
+Little-endian, no header: 26 x u32 counts of coded entries; then for each convolution 256 x f32 codebook, f32 biases, one u8
+index an entry, and the gaps, two to a byte, low nibble first. An entry's place is the running sum of gap + 1, minus one;
+other places are entry 0 of the codebook, which is zero. Every length follows from the counts: the file's size is checked first.
 """
 
 from __future__ import annotations

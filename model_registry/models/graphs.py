@@ -15,21 +15,28 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnx
 from google.protobuf.message import DecodeError
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from model_registry.architectures import INPUT, OUTPUT, Architecture, Convolution, Dropout, Layer, Linear, MaxPool, Plain
-from model_registry.contract.errors import ArtifactRefused, LimitExceeded, MalformedArtifact, ModelUnusable, UnsupportedArtifact
+from model_registry.contract.errors import LimitExceeded, MalformedArtifact, ModelUnusable, UnsupportedArtifact
 from model_registry.contract.limits import DEFAULT_LIMITS
 from model_registry.contract.manifest import DTYPES, InputSpec
 
 # The oldest opset and file version with everything the architectures use: more engines read it.
 OPSET, IR_VERSION = 13, 7
 ELSEWHERE = "weights"
+_INPUT_TYPES: Mapping[int, str] = {
+    TensorProto.FLOAT: "float32",
+    TensorProto.FLOAT16: "float16",
+    TensorProto.UINT8: "uint8",
+    TensorProto.INT32: "int32",
+    TensorProto.INT64: "int64",
+}
 _ODD = re.compile(r"[^A-Za-z0-9_.-]")
 # These read small constants while shapes are inferred, before any weight is injected.
 _SHAPING = frozenset(
@@ -75,21 +82,20 @@ def build_graph(architecture: Architecture, size: tuple[int, int]) -> bytes:
 def _node(layer: Layer, inputs: list[str]) -> NodeProto:
     operation = layer.operation
     if isinstance(operation, Convolution):
-        attributes = {
-            "kernel_shape": [operation.kernel] * 2,
-            "strides": [operation.stride] * 2,
-            "pads": [operation.padding] * 4,
-        }
-        return helper.make_node("Conv", [*inputs, *operation.shapes], [layer.name], **attributes)
+        window = _window(operation) | {"pads": [operation.padding] * 4}
+        return helper.make_node("Conv", [*inputs, *operation.shapes], [layer.name], **window)
     if isinstance(operation, Linear):
         return helper.make_node("Gemm", [*inputs, *operation.shapes], [layer.name], transB=1)
     if isinstance(operation, MaxPool):
-        window = {"kernel_shape": [operation.kernel] * 2, "strides": [operation.stride] * 2}
-        return helper.make_node("MaxPool", inputs, [layer.name], ceil_mode=int(operation.ceil), **window)
+        return helper.make_node("MaxPool", inputs, [layer.name], ceil_mode=int(operation.ceil), **_window(operation))
     if operation is Plain.CONCATENATE:
         return helper.make_node("Concat", inputs, [layer.name], axis=1)
     kinds = {Plain.RELU: "Relu", Plain.ADD: "Add", Plain.AVERAGE: "GlobalAveragePool", Plain.FLATTEN: "Flatten"}
     return helper.make_node(kinds[Plain(str(operation))], inputs, [layer.name])
+
+
+def _window(operation: Convolution | MaxPool) -> dict[str, Any]:
+    return {"kernel_shape": [operation.kernel] * 2, "strides": [operation.stride] * 2}
 
 
 def _declared(name: str, shape: tuple[int, ...]) -> TensorProto:
@@ -119,7 +125,7 @@ def strip_model(data: bytes, size: tuple[int, int] | None = None) -> StrippedMod
     stripped = bytes(model.SerializeToString(deterministic=True))
     if len(stripped) > DEFAULT_LIMITS.max_graph_bytes:
         raise LimitExceeded(
-            f"without its float32 weights the graph still has {len(stripped)} bytes, the limit is {DEFAULT_LIMITS.max_graph_bytes}",
+            f"without float32 weights the graph still has {len(stripped)} bytes, the limit is {DEFAULT_LIMITS.max_graph_bytes}",
             remedy="export the network with float32 weights",
         )
     return StrippedModel(stripped, weights, specs, tuple(value.name for value in graph.output))
@@ -127,7 +133,7 @@ def strip_model(data: bytes, size: tuple[int, int] | None = None) -> StrippedMod
 
 def fill_graph(graph: bytes, weights: Mapping[str, npt.NDArray[np.float32]]) -> bytes:
     """A self-contained ONNX model: the inverse of ``strip_model``. Raises ModelUnusable for a weight that is missing."""
-    model = ModelProto.FromString(graph)
+    model = _parse(graph)
     for tensor in model.graph.initializer:
         if tensor.data_location != TensorProto.EXTERNAL:
             continue
@@ -167,7 +173,8 @@ def output_classes(graph: bytes) -> int | None:
 
 def _parse(data: bytes) -> ModelProto:
     try:
-        model = ModelProto.FromString(data)
+        model = ModelProto()
+        model.ParseFromString(data)
     except DecodeError as exc:
         raise MalformedArtifact("not an ONNX model: the file is damaged or of another kind") from exc
     # Almost any short byte string is a valid empty message.
@@ -222,11 +229,10 @@ def _fix_shape(value: ValueInfoProto, size: tuple[int, int] | None) -> None:
 
 def _input_spec(value: ValueInfoProto) -> InputSpec:
     tensor = value.type.tensor_type
-    known = {TensorProto.FLOAT: "float32", TensorProto.FLOAT16: "float16", TensorProto.UINT8: "uint8"}
-    known |= {TensorProto.INT32: "int32", TensorProto.INT64: "int64"}
-    if tensor.elem_type not in known:
+    dtype = _INPUT_TYPES.get(tensor.elem_type)
+    if dtype is None:
         raise UnsupportedArtifact(f"input {value.name!r} is not one of {', '.join(DTYPES)}")
-    return InputSpec(value.name, known[tensor.elem_type], tuple(dim.dim_value for dim in tensor.shape.dim))
+    return InputSpec(value.name, dtype, tuple(dim.dim_value for dim in tensor.shape.dim))
 
 
 def _extract(graph: GraphProto) -> Weights:
@@ -312,17 +318,3 @@ def _clean(model: ModelProto) -> None:
 def parameters(weights: Mapping[str, npt.NDArray[np.float32]]) -> int:
     """How many numbers were trained."""
     return sum(math.prod(value.shape) for value in weights.values())
-
-
-__all__ = [
-    "ArtifactRefused",
-    "StrippedModel",
-    "bias_names",
-    "build_graph",
-    "declared_weights",
-    "fill_graph",
-    "interface",
-    "output_classes",
-    "parameters",
-    "strip_model",
-]

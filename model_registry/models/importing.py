@@ -10,7 +10,7 @@ from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 
-from model_registry.architectures import matching, recognise
+from model_registry.architectures import recognise
 from model_registry.contract.errors import UnsupportedArtifact
 from model_registry.contract.preprocessing import Preprocessing
 from model_registry.models import graphs
@@ -73,6 +73,3 @@ def _recognised(weights: Weights, description: Description) -> Description:
 def _refuse_other_kind(data: bytes) -> None:
     if looks_like_safetensors(data):
         raise UnsupportedArtifact("this is a safetensors file, not a torch checkpoint", remedy="compress it as it is")
-
-
-__all__ = ["Format", "import_file", "matching", "read_checkpoint"]

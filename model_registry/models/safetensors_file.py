@@ -46,7 +46,7 @@ def read_safetensors(data: bytes) -> tuple[Weights, Description]:
 
 
 def write_safetensors(weights: Weights, description: Description) -> bytes:
-    """One byte string for the same weights in the same order. Raises LimitExceeded when the header outgrows what is read back."""
+    """One byte string for the same weights in the same order. Raises LimitExceeded for a header that is not read back."""
     header: dict[str, Any] = {"__metadata__": {DESCRIPTION_KEY: description.to_text()}}
     at = 0
     for name, value in weights.items():
