@@ -72,7 +72,7 @@ def _encode(codec: Codec, base: Content, new: Content) -> bytes:
 
 
 def counterfactuals(base: Content | None, new: Content) -> Counterfactuals:
-    """Float32 weights as they are; our own full artifact; bsdiff4 between the float16 weights (without a base: those weights)."""
+    """Float32 weights; our own full artifact; bsdiff4 between the float16 weights (without a base: those weights)."""
     halves = _float16_weights(new)
     return Counterfactuals(
         float32_full_bytes=sum(4 * t.size for t in new.tensors),

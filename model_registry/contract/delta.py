@@ -2,7 +2,7 @@
 
     "DFD1" | u8 codec | 32 bytes SHA-256 of the base | 32 bytes SHA-256 of the content | u64 size of the content | payload
 
-The codecs share this frame: ``model`` (codecs/model.py) goes tensor by tensor, ``bsdiff4`` and ``zstd`` take the contents as bytes.
+The codecs share this frame: ``model`` (codecs/model.py) goes tensor by tensor, ``bsdiff4`` and ``zstd`` take contents as bytes.
 Decoding is bounded by the declared size, which is checked against the limits first, and ends with the digest.
 """
 

@@ -63,7 +63,8 @@ class Table:
 
     def costs(self) -> npt.NDArray[np.int64]:
         """What each symbol costs, in 1/65536 bit."""
-        return np.rint((PRECISION_BITS - np.log2(self.frequencies)) * COST_UNIT).astype(np.int64)
+        bits: npt.NDArray[np.float64] = PRECISION_BITS - np.log2(self.frequencies)
+        return np.rint(bits * COST_UNIT).astype(np.int64)
 
     def model(self) -> Any:
         return Categorical((self.frequencies - 1).astype(np.float32), perfect=False)
@@ -93,6 +94,7 @@ def zigzag(values: Integers) -> npt.NDArray[np.int64]:
 
 
 def unzigzag(values: Integers) -> npt.NDArray[np.int64]:
+    """The inverse of ``zigzag``."""
     wide = values.astype(np.int64)
     return (wide >> 1) ^ -(wide & 1)
 

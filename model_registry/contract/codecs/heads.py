@@ -1,6 +1,8 @@
 """A content without its numbers: what full artifacts and model deltas send, zstd-compressed, before any symbol.
 
-u32 length, manifest | u32 length, graph | u32 tensor count | for each tensor: name, encoding, shape as in the content, u32 scale count
+    u32 length, manifest | u32 length, graph | u32 tensor count | tensor heads
+
+A tensor head is name, encoding and shape as in the content, then u32 scale count.
 """
 
 from __future__ import annotations

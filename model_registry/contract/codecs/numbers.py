@@ -18,7 +18,7 @@ MAX_LENGTH = 32
 ALPHABET = DIRECT + 4 * (MAX_LENGTH - 4)
 
 
-def write_partitioned(writer: SymbolWriter, symbols: Integers, contexts: Integers | None, alphabet: int, count: int) -> None:
+def write_partitioned(writer: SymbolWriter, symbols: Integers, contexts: Integers | None, *, alphabet: int, count: int) -> None:
     """Symbols in one group for each context 0..count-1 that occurs, in that order: its table, then its symbols."""
     if alphabet < 2:
         return
@@ -28,8 +28,9 @@ def write_partitioned(writer: SymbolWriter, symbols: Integers, contexts: Integer
 
 
 def read_partitioned(
-    reader: SymbolReader, size: int, contexts: Integers | None, alphabet: int, count: int, dtype: npt.DTypeLike
+    reader: SymbolReader, size: int, contexts: Integers | None, *, alphabet: int, count: int, dtype: npt.DTypeLike
 ) -> npt.NDArray[Any]:
+    """The inverse of ``write_partitioned``."""
     symbols = np.zeros(size, dtype)
     if alphabet < 2:
         return symbols
@@ -54,7 +55,7 @@ def write_numbers(writer: SymbolWriter, numbers: Integers, contexts: Integers | 
     flat = numbers.ravel().astype(np.int64)
     lengths = _bit_lengths(flat)
     tokens = np.where(flat < DIRECT, flat, DIRECT + 4 * (lengths - 5) + ((flat >> np.maximum(lengths - 3, 0)) & 3))
-    write_partitioned(writer, tokens, contexts, ALPHABET, count)
+    write_partitioned(writer, tokens, contexts, alphabet=ALPHABET, count=count)
     for length in range(5, MAX_LENGTH + 1):
         group = flat[lengths == length]
         for shift, width in _pieces(length - 3) if group.size else ():
@@ -63,7 +64,7 @@ def write_numbers(writer: SymbolWriter, numbers: Integers, contexts: Integers | 
 
 def read_numbers(reader: SymbolReader, size: int, contexts: Integers | None = None, count: int = 1) -> npt.NDArray[np.int64]:
     """The inverse of ``write_numbers``."""
-    tokens = read_partitioned(reader, size, contexts, ALPHABET, count, np.int64)
+    tokens = read_partitioned(reader, size, contexts, alphabet=ALPHABET, count=count, dtype=np.int64)
     lengths = (tokens - DIRECT) // 4 + 5
     numbers = np.where(tokens < DIRECT, tokens, (4 + (tokens - DIRECT) % 4) << np.maximum(lengths - 3, 0))
     for length in range(5, MAX_LENGTH + 1):

@@ -60,7 +60,7 @@ def unpack(payload: bytes, *, max_head_bytes: int, dictionary: bytes = b"") -> t
 
 
 def compress(data: bytes, *, level: int, dictionary: bytes = b"") -> bytes:
-    """One zstd frame with its content size, without checksum. The window spans dictionary and data, so all of it is in reach."""
+    """One zstd frame with its content size, without checksum. The window spans dictionary and data."""
     window_log = min(MAX_WINDOW_LOG, max(10, (len(dictionary) + len(data)).bit_length()))
     parameters = zstandard.ZstdCompressionParameters.from_level(
         level,

@@ -75,26 +75,29 @@ def ranks(scale: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.uint8], npt.ND
     return rank, entries
 
 
+_HALVES = (ScaleCoder.FLOAT16_STEPS, ScaleCoder.FLOAT16_PLAIN)
+_SINGLES = (ScaleCoder.FLOAT32_STEPS, ScaleCoder.FLOAT32_PLAIN)
+_STEPS = (ScaleCoder.FLOAT16_STEPS, ScaleCoder.FLOAT32_STEPS)
+
+
 def encode_scale(scale: npt.NDArray[np.float32]) -> tuple[ScaleCoder, Sink]:
-    halves = scale.astype("<f2")
+    """The smallest coder for a scale; float16 ones only when every entry survives them bit for bit."""
+    with np.errstate(over="ignore"):
+        halves = scale.astype("<f2")
     exact = halves.astype("<f4").tobytes() == scale.astype("<f4").tobytes()
     candidates = []
-    for coder in (
-        (ScaleCoder.FLOAT16_STEPS, ScaleCoder.FLOAT16_PLAIN) if exact else (ScaleCoder.FLOAT32_STEPS, ScaleCoder.FLOAT32_PLAIN)
-    ):
+    for coder in _HALVES if exact else _SINGLES:
         sink = Sink()
         _write_floats(sink, halves if exact else scale.astype("<f4"), steps=coder in _STEPS)
         candidates.append((coder, sink))
     return min(candidates, key=lambda candidate: candidate[1].cost)
 
 
-_STEPS = (ScaleCoder.FLOAT16_STEPS, ScaleCoder.FLOAT32_STEPS)
-
-
 def decode_scale(code: int, size: int, source: Source) -> npt.NDArray[np.float32]:
+    """The inverse of ``encode_scale``. Raises ArtifactRefused."""
     if code not in list(ScaleCoder):
         raise UnsupportedArtifact(f"unknown scale coder {code}", remedy="update this program")
-    dtype = np.dtype("<f2" if code in (ScaleCoder.FLOAT16_STEPS, ScaleCoder.FLOAT16_PLAIN) else "<f4")
+    dtype = np.dtype("<f2" if code in _HALVES else "<f4")
     return _read_floats(source, size, dtype, steps=code in _STEPS).astype(np.float32)
 
 
@@ -144,12 +147,12 @@ def _write(coder: ValueCoder, sink: Sink, tensor: EncodedTensor) -> bool:
             sink.blob += struct.pack("<I", len(frame)) + frame
         case ValueCoder.SYMBOLS:
             symbols, alphabet = to_symbols(tensor.values, tensor.scale, tensor.encoding)
-            write_partitioned(sink.symbols, symbols, None, alphabet, 1)
+            write_partitioned(sink.symbols, symbols, None, alphabet=alphabet, count=1)
         case ValueCoder.NUMBERS:
             write_numbers(sink.symbols, zigzag(tensor.values))
         case ValueCoder.PLANES:
             for plane in _planes(tensor.values):
-                write_partitioned(sink.symbols, plane, None, 256, 1)
+                write_partitioned(sink.symbols, plane, None, alphabet=256, count=1)
         case ValueCoder.PALETTE:
             return _write_palette(sink, tensor.values)
     return True
@@ -179,12 +182,15 @@ def _read(coder: ValueCoder, encoding: Encoding, size: int, scale: npt.NDArray[n
             return np.frombuffer(data, dtype)
         case ValueCoder.SYMBOLS:
             alphabet = scale.size if encoding is Encoding.CODEBOOK else 256
-            symbols = read_partitioned(source.symbols, size, None, alphabet, 1, np.uint8)
+            symbols = read_partitioned(source.symbols, size, None, alphabet=alphabet, count=1, dtype=np.uint8)
             return from_symbols(symbols, scale, encoding)
         case ValueCoder.NUMBERS:
             return unzigzag(read_numbers(source.symbols, size)).astype(dtype)
         case ValueCoder.PLANES:
-            planes = [read_partitioned(source.symbols, size, None, 256, 1, np.uint8) for _ in range(dtype.itemsize)]
+            planes = [
+                read_partitioned(source.symbols, size, None, alphabet=256, count=1, dtype=np.uint8)
+                for _ in range(dtype.itemsize)
+            ]
             return _from_planes(planes, dtype)
         case ValueCoder.PALETTE:
             return _read_palette(source, size, dtype)
@@ -220,7 +226,8 @@ def _from_planes(planes: list[npt.NDArray[np.uint8]], dtype: np.dtype[Any]) -> A
     turned = np.zeros(planes[0].size, f"<u{dtype.itemsize}")
     for plane in planes:
         turned = (turned << 8) | plane
-    return ((turned >> 1) | (turned << (width - 1))).view(dtype)
+    bits: Array = (turned >> 1) | (turned << (width - 1))
+    return bits.view(dtype)
 
 
 def _write_palette(sink: Sink, values: Array) -> bool:
@@ -231,12 +238,12 @@ def _write_palette(sink: Sink, values: Array) -> bool:
         return False
     sink.blob.append(palette.size - 1)
     write_numbers(sink.symbols, np.diff(palette, prepend=0))
-    write_partitioned(sink.symbols, indices, None, palette.size, 1)
+    write_partitioned(sink.symbols, indices, None, alphabet=palette.size, count=1)
     return True
 
 
 def _read_palette(source: Source, size: int, dtype: np.dtype[Any]) -> Array:
     count = source.blob.number("B") + 1
     palette = np.cumsum(read_numbers(source.symbols, count)) & ((1 << dtype.itemsize * 8) - 1)
-    indices = read_partitioned(source.symbols, size, None, count, 1, np.uint8)
+    indices = read_partitioned(source.symbols, size, None, alphabet=count, count=1, dtype=np.uint8)
     return from_ordered(palette, dtype)[indices]

@@ -11,6 +11,7 @@ LEVEL = 19
 
 
 def encode(base: bytes, new: bytes) -> bytes:
+    """The payload that makes ``new`` of ``base``."""
     return compress(new, level=LEVEL, dictionary=base)
 
 
