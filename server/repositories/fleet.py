@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, insert, select, text, update
+from sqlalchemy import ColumnElement, delete, insert, select, text, update
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.engine import CursorResult
 from sqlalchemy.orm import Session
@@ -63,6 +63,10 @@ def vehicles(
 
 def presence(session: Session, vehicle_id: str) -> Presence | None:
     return session.get(Presence, vehicle_id)
+
+
+def forget_presence(session: Session, vehicle_id: str) -> None:
+    session.execute(delete(Presence).where(Presence.vehicle_id == vehicle_id).execution_options(synchronize_session=False))
 
 
 def accepted_of(session: Session, family: str) -> Sequence[Vehicle]:

@@ -8,7 +8,7 @@ from datetime import datetime
 
 from sqlalchemy import ColumnElement, case, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 
 from model_registry.contract.messages import BytesReceived, DeploymentState
 from server.tables import Counterfactual, Deployment, Rollout, RolloutMinute, RolloutState, Vehicle, Version, Wave, WaveState
@@ -114,12 +114,6 @@ def active_deployment(session: Session, vehicle_id: str) -> ActiveDeployment | N
     return ActiveDeployment(row[0], RolloutState(row[1]), WaveState(row[2]), row[3]) if row else None
 
 
-def busy_vehicles(session: Session, family: str) -> set[str]:
-    """Vehicles with an unfinished deployment."""
-    query = select(Deployment.vehicle_id).join(Vehicle, Vehicle.id == Deployment.vehicle_id)
-    return set(session.scalars(query.where(Vehicle.family == family, Deployment.state.not_in(FINAL))))
-
-
 def in_wave(session: Session, rollout_id: int, wave: int) -> Sequence[tuple[Deployment, Vehicle]]:
     query = (
         select(Deployment, Vehicle)
@@ -130,10 +124,35 @@ def in_wave(session: Session, rollout_id: int, wave: int) -> Sequence[tuple[Depl
     return [(d, v) for d, v in session.execute(query)]
 
 
+def waiting_vehicles(rollout_id: int | None = None, wave: int | None = None) -> ColumnElement[bool]:
+    """A condition on vehicles: they have a deployment that has not begun."""
+    query = select(Deployment.vehicle_id).where(Deployment.state == DeploymentState.PENDING)
+    if rollout_id is not None:
+        query = query.where(Deployment.rollout_id == rollout_id)
+    if wave is not None:
+        query = query.where(Deployment.wave == wave)
+    return Vehicle.id.in_(query)
+
+
+def unfinished_vehicles(rollout_id: int) -> ColumnElement[bool]:
+    """A condition on vehicles: their deployment of this rollout is not over."""
+    unfinished = (Deployment.rollout_id == rollout_id) & Deployment.state.not_in(FINAL)
+    return Vehicle.id.in_(select(Deployment.vehicle_id).where(unfinished))
+
+
 def abort_unfinished(session: Session, rollout_id: int, now: datetime) -> None:
     session.execute(
         update(Deployment)
         .where(Deployment.rollout_id == rollout_id, Deployment.state.not_in(FINAL))
+        .values(state=DeploymentState.ABORTED, updated_at=now)
+        .execution_options(synchronize_session=False)
+    )
+
+
+def abort_unfinished_of_vehicle(session: Session, vehicle_id: str, now: datetime) -> None:
+    session.execute(
+        update(Deployment)
+        .where(Deployment.vehicle_id == vehicle_id, Deployment.state.not_in(FINAL))
         .values(state=DeploymentState.ABORTED, updated_at=now)
         .execution_options(synchronize_session=False)
     )
@@ -173,19 +192,21 @@ def received(session: Session, rollout_id: int) -> tuple[int, BytesReceived]:
 
 
 def counterfactual_sums(session: Session, rollout_id: int) -> tuple[int, int, int]:
-    """What the deployments that succeeded would have cost: float32 fulls, compressed fulls, bsdiff4 on float16."""
+    """What the deployments that succeeded would have cost: float32 fulls, compressed fulls, bsdiff4 on float16.
+
+    Without figures for its base, a vehicle would have had to take the whole file there too.
+    """
+    empty, pair = aliased(Counterfactual), aliased(Counterfactual)
     query = (
         select(
-            func.sum(Counterfactual.float32_full_bytes),
-            func.sum(Counterfactual.compressed_full_bytes),
-            func.sum(Counterfactual.bsdiff4_float16_bytes),
+            func.sum(empty.float32_full_bytes),
+            func.sum(empty.compressed_full_bytes),
+            func.sum(func.coalesce(pair.bsdiff4_float16_bytes, empty.bsdiff4_float16_bytes)),
         )
         .select_from(Deployment)
         .join(Rollout, Rollout.id == Deployment.rollout_id)
-        .join(
-            Counterfactual,
-            (Counterfactual.version_id == Rollout.version_id) & (Counterfactual.base_sha256 == Deployment.base_sha256),
-        )
+        .join(empty, (empty.version_id == Rollout.version_id) & (empty.base_sha256 == ""))
+        .outerjoin(pair, (pair.version_id == Rollout.version_id) & (pair.base_sha256 == Deployment.base_sha256))
         .where(Deployment.rollout_id == rollout_id, Deployment.state == DeploymentState.SUCCEEDED)
         # A vehicle that had the version already moved no bytes, and would have moved none in another way.
         .where(Deployment.received_delta + Deployment.received_full > 0)

@@ -1,0 +1,1 @@
+"""What the registry decides. Services take a transaction's session and values, and know neither HTTP nor torch."""
