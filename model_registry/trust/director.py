@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from tuf.api.metadata import MetaFile, Signed, Snapshot, Targets, Timestamp
 
@@ -18,6 +18,9 @@ from model_registry.trust.image_repository import TargetRefused, target_file
 from model_registry.trust.keys import Keyring
 from model_registry.trust.roots import TOP_LEVEL_ROLES, Repository, root_chain
 from model_registry.trust.signing import Clock, expiry, sign, utc_now
+
+# Reading and checking the roots takes as long as signing for a vehicle; they change about twice a year.
+ROOTS_KEPT_FOR = timedelta(minutes=5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +33,13 @@ class DirectorMetadata:
 
 
 class Director:
-    """Signs with the director's online keys. Holds no state: who assigns keeps the version of each vehicle."""
+    """Signs with the director's online keys. Who assigns keeps the version of each vehicle."""
 
     def __init__(self, keyring: Keyring, clock: Clock = utc_now) -> None:
         self._keyring = keyring
         self._clock = clock
+        self._root_files: dict[str, bytes] = {}
+        self._roots_read: datetime | None = None
 
     def root(self) -> bytes:
         """The newest root: what a vehicle embeds. Raises KeyringRefused."""
@@ -66,5 +71,8 @@ class Director:
         return sign(content, self._keyring, TOP_LEVEL_ROLES[Repository.DIRECTOR][content.type])
 
     def _roots(self, now: datetime) -> dict[str, bytes]:
-        chain = root_chain(self._keyring, Repository.DIRECTOR, now)
-        return {f"{number}.root.json": data for number, data in enumerate(chain, start=1)}
+        if self._roots_read is None or not timedelta(0) <= now - self._roots_read < ROOTS_KEPT_FOR:
+            chain = root_chain(self._keyring, Repository.DIRECTOR, now)
+            self._root_files = {f"{number}.root.json": data for number, data in enumerate(chain, start=1)}
+            self._roots_read = now
+        return self._root_files

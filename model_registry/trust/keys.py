@@ -96,7 +96,7 @@ class Keyring:
     def __init__(self, directory: Path, roles: Mapping[Role, RoleKeys]) -> None:
         self.directory = directory
         self._roles = dict(roles)
-        self._signers: dict[str, Signer] = {}
+        self._signers: dict[Role, list[Signer]] = {}
 
     @classmethod
     def load(cls, directory: Path) -> Keyring:
@@ -131,21 +131,18 @@ class Keyring:
 
     def signers(self, role: Role) -> list[Signer]:
         """Every key of the role that is at hand, at least its threshold. Raises KeyringRefused."""
-        if not self.can_sign(role):
-            raise KeyringRefused(
-                f"the private key of the role {Role(role).value!r} is not in {self.directory}",
-                remedy="run this where that key is kept, or give its signer URI in keys.json",
-            )
-        return [self._open(key) for key in self.role_keys(role).keys if self._is_here(key)]
+        if role not in self._signers:
+            if not self.can_sign(role):
+                raise KeyringRefused(
+                    f"the private key of the role {Role(role).value!r} is not in {self.directory}",
+                    remedy="run this where that key is kept, or give its signer URI in keys.json",
+                )
+            self._signers[role] = [self._opened(key) for key in self.role_keys(role).keys if self._is_here(key)]
+        return self._signers[role]
 
     def _is_here(self, key: RoleKey) -> bool:
         path = _private_path(self.directory, key.uri)
         return bool(key.uri) if path is None else path.is_file()
-
-    def _open(self, key: RoleKey) -> Signer:
-        if key.uri not in self._signers:
-            self._signers[key.uri] = self._opened(key)
-        return self._signers[key.uri]
 
     def _opened(self, key: RoleKey) -> Signer:
         path = _private_path(self.directory, key.uri)

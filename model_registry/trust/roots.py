@@ -49,14 +49,14 @@ def root_chain(keyring: Keyring, repository: Repository, now: datetime) -> list[
 
     Raises KeyringRefused when there is no root yet and none can be signed.
     """
-    directory = keyring.directory / "roots" / repository.value
-    chain = _read_chain(directory)
+    chain = read_chain(keyring.directory, repository)
     wanted = _next_root(keyring, repository, chain, now)
     root_role = TOP_LEVEL_ROLES[repository][Root.type]
     if wanted is None or (chain and not keyring.can_sign(root_role)):
         return chain
     data = sign(wanted, keyring, root_role)
     _check_succession(data, chain)
+    directory = _folder(keyring.directory, repository)
     try:
         directory.mkdir(parents=True, exist_ok=True)
         create_once(directory / f"{wanted.version}.root.json", data, mode=0o644)
@@ -64,7 +64,7 @@ def root_chain(keyring: Keyring, repository: Repository, now: datetime) -> list[
         if chain:
             return chain  # a directory that is mounted read-only renews its roots elsewhere
         raise KeyringRefused(f"{directory} cannot be written: {exc.strerror}") from exc
-    return _read_chain(directory)
+    return read_chain(keyring.directory, repository)
 
 
 def parse_root(data: bytes) -> Root:
@@ -75,11 +75,17 @@ def parse_root(data: bytes) -> Root:
         raise KeyringRefused("a root file is damaged", remedy="restore the key directory from its backup") from exc
 
 
-def _read_chain(directory: Path) -> list[bytes]:
+def read_chain(key_directory: Path, repository: Repository) -> list[bytes]:
+    """Every root signed so far, version 1 first."""
+    folder = _folder(key_directory, repository)
     chain: list[bytes] = []
-    while (path := directory / f"{len(chain) + 1}.root.json").is_file():
+    while (path := folder / f"{len(chain) + 1}.root.json").is_file():
         chain.append(path.read_bytes())
     return chain
+
+
+def _folder(key_directory: Path, repository: Repository) -> Path:
+    return key_directory / "roots" / repository.value
 
 
 def _next_root(keyring: Keyring, repository: Repository, chain: list[bytes], now: datetime) -> Root | None:
