@@ -1,0 +1,229 @@
+"""Checkpoint -> content: read, describe, quantize, prove.
+
+The order: (1) read the checkpoint, (2) find its graph and its interface, (3) encode tensor by tensor, (4) load the result
+as a vehicle will, make golden vectors and compare with an independent engine. What comes out is a function of the checkpoint,
+the recipe and the base alone.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from model_registry.architectures import Architecture, architecture, matching, recognise
+from model_registry.compression.quantization import Setting, keep_exactly, quantize
+from model_registry.compression.recipe import Recipe
+from model_registry.compression.updates import Update, lost_share, update_tensor
+from model_registry.contract import golden
+from model_registry.contract.content import Content
+from model_registry.contract.errors import ManifestRefused, ModelUnusable, UnsupportedArtifact
+from model_registry.contract.full import MAGIC, decode_full
+from model_registry.contract.limits import DEFAULT_LIMITS
+from model_registry.contract.manifest import Lineage, Manifest
+from model_registry.contract.session import Session, self_test
+from model_registry.contract.tensors import EncodedTensor, float32_tensor
+from model_registry.models import graphs
+from model_registry.models.checkpoints import Checkpoint, Weights
+from model_registry.models.files import read_file
+from model_registry.models.importing import read_checkpoint
+
+Progress = Callable[[float, str], None]
+GOLDEN_SEEDS = (1, 2)
+# Of a tensor's source, in base64: enough to see that it did not change, few enough to travel.
+SOURCE_CHARS = 4
+# Two float32 engines on the same weights differ by rounding alone; measured below 1e-6 of the largest output.
+ENGINE_TOLERANCE = 1e-3
+
+
+def compress_checkpoint(
+    path: Path, recipe: Recipe, *, base: Content | None = None, progress: Progress = lambda *_: None
+) -> Content:
+    """Turn a .safetensors, .onnx or .dfm file into a content; a .dfm is taken as it is.
+
+    ``progress`` hears shares from 0 to 1 and what is done. The recipe's outcome, with ``lost`` when there is a base, is in the
+    manifest's lineage. Raises ArtifactRefused, ManifestRefused, ModelUnusable or SelfTestFailed.
+    """
+    progress(0.0, "reading")
+    if _is_full_artifact(path):
+        return _as_it_is(path, recipe)
+    network = read_network(path, recipe)
+    if recipe.lossless:
+        return compress(network, None, base=base, progress=progress)
+    setting = Setting() if recipe.step is None else Setting(recipe.step, keep_codebooks=False)
+    return compress(network, setting, base=base, progress=progress)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SourceNetwork:
+    """A float network ready to be encoded: graph, weights in their final order, and a manifest without golden vectors."""
+
+    graph: bytes
+    weights: Weights
+    biases: frozenset[str]
+    manifest: Manifest
+
+    def exact(self) -> Content:
+        """Every weight as float32: what the compressed network is measured against."""
+        return Content(self.manifest, self.graph, tuple(float32_tensor(name, value) for name, value in self.weights.items()))
+
+
+def read_network(path: Path, recipe: Recipe) -> SourceNetwork:
+    """Steps 1 and 2. Raises ArtifactRefused, ManifestRefused or ModelUnusable."""
+    checkpoint = read_checkpoint(path, preprocessing=recipe.preprocessing)
+    known = _architecture(checkpoint, recipe.architecture)
+    preprocessing = checkpoint.description.preprocessing
+    if known is not None:
+        graph = graphs.build_graph(known, preprocessing.size if preprocessing else known.input_size)
+        name, order = known.name, list(known.shapes)
+    else:
+        graph, name = checkpoint.description.graph or b"", "onnx"
+        order = list(graphs.declared_weights(graph))
+        if graphs.declared_weights(graph) != checkpoint.shapes:
+            raise ModelUnusable("the weights are not those that the graph beside them declares")
+    inputs, outputs = graphs.interface(graph)
+    weights = {key: checkpoint.weights[key] for key in order}
+    manifest = Manifest(
+        architecture=name,
+        parameters=graphs.parameters(weights),
+        inputs=inputs,
+        outputs=outputs,
+        preprocessing=preprocessing,
+        labels=_labels(recipe.labels or checkpoint.description.labels, graphs.output_classes(graph)),
+        lineage=Lineage(source_sha256=checkpoint.sha256),
+    )
+    return SourceNetwork(graph, weights, graphs.bias_names(graph), manifest)
+
+
+def compress(
+    network: SourceNetwork, setting: Setting | None, *, base: Content | None = None, progress: Progress = lambda *_: None
+) -> Content:
+    """Steps 3 and 4; ``setting`` None keeps every weight bit for bit. Raises ModelUnusable or SelfTestFailed."""
+    sources = {name: _source_digest(value) for name, value in network.weights.items()}
+    tensors, lost = _encode(network, setting, base, sources, progress)
+    outcome: dict[str, Any] = {"sources": "".join(sources.values())}
+    outcome |= {"lossless": True} if setting is None else {"step": setting.step, "codebooks": setting.keep_codebooks}
+    if base is not None:
+        outcome["lost"] = round(lost, 4)
+    lineage = replace(network.manifest.lineage, base_sha256=base.sha256 if base else None, recipe=outcome)
+    content = Content(replace(network.manifest, lineage=lineage), network.graph, tensors)
+    progress(0.9, "proving")
+    return _with_golden_vectors(content)
+
+
+def _encode(
+    network: SourceNetwork, setting: Setting | None, base: Content | None, sources: Mapping[str, str], progress: Progress
+) -> tuple[tuple[EncodedTensor, ...], float]:
+    """Every tensor's encoding, and the share of the update that is not delivered."""
+    total = max(network.manifest.parameters, 1)
+    before = _base_tensors(base)
+    updates: list[Update] = []
+    done = 0
+    for name, value in network.weights.items():
+        progress(0.1 + 0.8 * done / total, name)
+        done += value.size
+        if setting is None:
+            own = keep_exactly(name, value)
+        else:
+            own = quantize(name, value, setting, bias=name in network.biases, share=value.size / total)
+        updates.append(update_tensor(value, own, before.get(name), sources[name], exact=setting is None))
+    return tuple(update.tensor for update in updates), lost_share(updates)
+
+
+def _base_tensors(base: Content | None) -> dict[str, tuple[EncodedTensor, str]]:
+    """The base's tensors with the digests of their sources ("" where its lineage has none)."""
+    if base is None:
+        return {}
+    text = str(base.manifest.lineage.recipe.get("sources", ""))
+    pieces = [text[at : at + SOURCE_CHARS] for at in range(0, SOURCE_CHARS * len(base.tensors), SOURCE_CHARS)]
+    return {tensor.name: (tensor, piece) for tensor, piece in zip(base.tensors, pieces, strict=True)}
+
+
+def _source_digest(value: npt.NDArray[np.float32]) -> str:
+    digest = hashlib.sha256(repr(value.shape).encode() + value.tobytes()).digest()
+    return base64.b64encode(digest).decode()[:SOURCE_CHARS]
+
+
+def _architecture(checkpoint: Checkpoint, wanted: str | None) -> Architecture | None:
+    """The architecture by name, or None for a network that brings its own graph."""
+    description = checkpoint.description
+    if wanted is not None and wanted != "onnx":
+        found = matching(wanted, checkpoint.shapes)
+        if found is None:
+            raise ModelUnusable(f"the weights are not those of {wanted}", remedy=_difference(wanted, checkpoint))
+        return found
+    if description.graph is not None:
+        return None
+    named = description.architecture
+    found = matching(named, checkpoint.shapes) if named and named != "onnx" else recognise(checkpoint.shapes)
+    if found is None:
+        raise UnsupportedArtifact(
+            "the weights belong to no architecture known here",
+            remedy="export the network to ONNX and compress that, or name it with --arch",
+        )
+    return found
+
+
+def _difference(name: str, checkpoint: Checkpoint) -> str:
+    """The first key that tells why, as advice."""
+    expected = architecture(name).shapes
+    for key in [*expected, *checkpoint.shapes]:
+        if expected.get(key) != checkpoint.shapes.get(key):
+            return f"{key} is {checkpoint.shapes.get(key, 'missing')}, expected is {expected.get(key, 'nothing')}"
+    return "check the number of classes"
+
+
+def _labels(labels: Sequence[str], classes: int | None) -> tuple[str, ...]:
+    if labels and classes is not None and len(labels) != classes:
+        raise ManifestRefused(f"there are {len(labels)} labels for {classes} classes", remedy="give one row for each class")
+    return tuple(labels)
+
+
+def _with_golden_vectors(content: Content) -> Content:
+    """Run the decoded model as a vehicle does, confirm the answers with another engine, and write them down."""
+    session = Session(content)
+    inputs = [golden.golden_inputs(content.manifest, seed) for seed in GOLDEN_SEEDS]
+    answers = [session.run(values) for values in inputs]
+    vectors = tuple(golden.summarise(seed, answer) for seed, answer in zip(GOLDEN_SEEDS, answers, strict=True))
+    for values, answer, other in zip(inputs, answers, _second_opinion(content, inputs), strict=True):
+        spread = max(float(np.abs(a).max()) for a in answer)
+        worst = max(float(np.abs(a - b).max()) for a, b in zip(answer, other, strict=True))
+        if not worst <= ENGINE_TOLERANCE * max(spread, 1e-6):
+            raise ModelUnusable(f"two engines disagree by {worst:.3g} on {next(iter(values))!r}; the model is not safe to ship")
+    return Content(replace(content.manifest, golden=vectors), content.graph, content.tensors)
+
+
+def _second_opinion(content: Content, inputs: Sequence[Mapping[str, npt.NDArray[Any]]]) -> list[list[npt.NDArray[Any]]]:
+    """The answers of torch for a known architecture, else of ONNX Runtime on a self-contained file."""
+    if content.manifest.architecture == "onnx":
+        filled = Content(content.manifest, graphs.fill_graph(content.graph, content.weights()), ())
+        session = Session(filled)
+        return [session.run(values) for values in inputs]
+    # Torch takes seconds to load; networks that bring their own graph do without.
+    from model_registry.models.evaluation import torch_engine  # noqa: PLC0415
+
+    engine = torch_engine(content.manifest.architecture, content.weights())
+    return [[engine(np.asarray(next(iter(values.values())), np.float32))[np.newaxis]] for values in inputs]
+
+
+def _is_full_artifact(path: Path) -> bool:
+    try:
+        with path.open("rb") as source:
+            return source.read(len(MAGIC)) == MAGIC
+    except OSError:
+        # The reader that comes next says what is wrong with the file.
+        return False
+
+
+def _as_it_is(path: Path, recipe: Recipe) -> Content:
+    if recipe != replace(Recipe(), architecture=recipe.architecture):
+        raise UnsupportedArtifact("a .dfm is taken as it is", remedy="compress the checkpoint again to change anything in it")
+    content = decode_full(read_file(path, max_bytes=DEFAULT_LIMITS.max_artifact_bytes))
+    self_test(Session(content))
+    return content
