@@ -16,10 +16,9 @@ from model_registry.contract.fields import NAME, Fields
 from model_registry.contract.messages import VEHICLE_ID
 
 CONFIG_FILE = "config.toml"
-FIELDS = (
-    "server vehicle_id family hardware_id probation_s probation_answers rebuild_s "
-    "allow_plain_http ca_file certificate_file key_file"
-).split()
+FILES = ("ca_file", "certificate_file", "key_file")
+REQUIRED = ("server", "vehicle_id", "family", "hardware_id")
+DEFAULTS = {"probation_s": 30.0, "probation_answers": 20, "rebuild_s": 120.0, "allow_plain_http": False}
 
 
 class ConfigRefused(Refusal):
@@ -71,9 +70,8 @@ class Config:
 
     @classmethod
     def _from_toml(cls, value: dict[str, Any]) -> Config:
-        defaults: dict[str, Any] = {"probation_s": 30.0, "probation_answers": 20, "rebuild_s": 120.0, "allow_plain_http": False}
-        fields = Fields(defaults | value, ConfigRefused, "config").only(*FIELDS)
-        files = {name: fields.optional_text(name) for name in ("ca_file", "certificate_file", "key_file")}
+        fields = Fields(DEFAULTS | value, ConfigRefused, "config").only(*REQUIRED, *DEFAULTS, *FILES)
+        files = {name: fields.optional_text(name) for name in FILES}
         tls = TlsSettings(
             allow_plain_http=fields.boolean("allow_plain_http"),
             **{name: Path(file) if file else None for name, file in files.items()},

@@ -92,9 +92,9 @@ class Progress:
     """Where the machine stands. Written before each state acts.
 
     ``instruction`` and ``etag`` are the registry's last answer. ``assignment`` is the deployment in hand, ``received`` its
-    bytes, ``failure`` what went wrong last. ``attempts`` counts the deployment's interruptions by the network, ``silences`` those
-    in a row, of a deployment or before one (they space the next check-in), ``restarts`` the times that the agent started anew in
-    a state where the new model runs. ``finished`` is the last deployment that was reported to its end.
+    bytes, ``failure`` what went wrong last. ``attempts``: the deployment's interruptions by the network. ``silences``: those in
+    a row, of a deployment or before one; they space the next check-in. ``restarts``: how often the agent started anew in a state
+    where the new model runs. ``finished``: the last deployment that was reported to its end.
     """
 
     state: State = State.IDLE

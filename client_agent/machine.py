@@ -14,6 +14,7 @@ from enum import StrEnum
 
 from client_agent.journal import Failure, Journal, Progress
 from client_agent.states import TRANSITIONS, Event, State, next_state
+from client_agent.stop import Stopped
 from client_agent.tally import Tally
 from model_registry.contract.errors import NotEnoughSpace, Refusal, Unreachable
 
@@ -54,21 +55,30 @@ class Machine:
         self._tally = tally
         self._observe = observe
 
+    def begin(self) -> bool:
+        """Count a start of the agent, before anything of the new model is loaded.
+
+        True when the agent has ended so often while the new model was tried that it must not be tried again. Raises OSError.
+        """
+        progress = self._journal.read()
+        self._tally.received = progress.received
+        if (progress.state, Event.CRASHED_TOO_OFTEN) in TRANSITIONS:
+            progress = replace(progress, restarts=progress.restarts + 1)
+            self._journal.write(progress)
+        return _crashes(progress)
+
     def resume(self) -> Progress:
         """Take up what a restart interrupted, to its end. Raises OSError when the disk refuses the journal."""
         progress = self._journal.read()
-        self._tally.received = progress.received
-        event = Event.RESTARTED
-        if (progress.state, Event.CRASHED_TOO_OFTEN) in TRANSITIONS:
-            progress = replace(progress, restarts=progress.restarts + 1)
-            if progress.restarts > MAX_RESTARTS:
-                event = Event.CRASHED_TOO_OFTEN
-                failure = Failure("crash_loop", f"the agent ended {MAX_RESTARTS} times while {progress.state}")
-                progress = replace(progress, failure=failure)
-        return self._run(self._moved(progress, event))
+        if not _crashes(progress):
+            return self._run(self._moved(progress, Event.RESTARTED))
+        failure = Failure("crash_loop", f"the agent ended {progress.restarts} times while {progress.state}")
+        return self._run(self._moved(replace(progress, failure=failure), Event.CRASHED_TOO_OFTEN))
 
     def check(self) -> Progress:
         """One pass: ask the registry, and bring what it assigns to its end or to an obstacle. Raises OSError as ``resume``."""
+        if self._journal.read().state is not State.IDLE:
+            self.resume()
         return self._run(self._moved(self._journal.read(), Event.DUE))
 
     def _run(self, progress: Progress) -> Progress:
@@ -96,6 +106,13 @@ class Machine:
                 raise
             full = NotEnoughSpace(f"the disk is full while {progress.state}", remedy="free space on the vehicle")
             event, progress = Event.REFUSED, replace(progress, failure=Failure.of(full))
+        except Stopped:
+            raise
+        except Exception as exc:
+            # A mistake in this program must not end the updates of a fleet: it is reported like any other failure.
+            log.exception("%s failed", progress.state)
+            failure = Failure("internal_error", f"{type(exc).__name__} while {progress.state}")
+            event, progress = Event.REFUSED, replace(progress, failure=failure)
         return event, replace(progress, received=self._tally.received)
 
     def _moved(self, progress: Progress, event: Event) -> Progress:
@@ -106,3 +123,7 @@ class Machine:
             log.info("%s -> %s (%s)", progress.state, moved.state, event)
         self._journal.write(moved)
         return moved
+
+
+def _crashes(progress: Progress) -> bool:
+    return progress.restarts > MAX_RESTARTS and (progress.state, Event.CRASHED_TOO_OFTEN) in TRANSITIONS

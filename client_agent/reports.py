@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from client_agent.journal import DurableFile
-from model_registry.contract.errors import MessageRefused, NotEnrolled, Refusal, Unreachable, Untrusted
+from model_registry.contract.errors import MessageRefused, Refusal, Unreachable, Untrusted
 from model_registry.contract.fields import Fields
 from model_registry.contract.messages import VehicleReport
 
@@ -61,7 +61,7 @@ class ReportQueue:
         """Send what waits, if that works now. Raises OSError."""
         try:
             self.flush()
-        except (Unreachable, NotEnrolled, Untrusted) as exc:
+        except (Unreachable, Untrusted) as exc:
             log.info("%d reports wait: %s", len(self), exc)
 
     def _write(self, queue: list[VehicleReport]) -> None:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from client_agent.inference.engine import Engine
 from model_registry.contract.content import Content
-from model_registry.contract.errors import SelfTestFailed
 from model_registry.contract.golden import golden_inputs
 from model_registry.contract.session import self_test
 
@@ -15,8 +12,6 @@ def prove(content: Content) -> Engine:
     """Load, warm and test a content beside whatever runs now. Raises ModelUnusable or SelfTestFailed."""
     engine = Engine(content)
     # The first run allocates and is slow; it must not be a client's.
-    outputs = engine.run(golden_inputs(content.manifest, seed=0))
-    if not all(np.isfinite(output).all() for output in outputs):
-        raise SelfTestFailed("the model answers with numbers that are not finite")
+    engine.run(golden_inputs(content.manifest, seed=0))
     self_test(engine.session)
     return engine

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from model_registry.contract.content import Content
-from model_registry.contract.errors import Refusal
+from model_registry.contract.errors import ModelUnusable, Refusal
 from model_registry.contract.manifest import InputSpec, Manifest
 from model_registry.contract.session import Session
 
@@ -50,13 +50,16 @@ class Engine:
         return self.session.manifest
 
     def run(self, inputs: Mapping[str, npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
-        """Outputs in the manifest's order. Raises RequestRefused for inputs other than declared, ModelUnusable."""
+        """Outputs in the manifest's order, all finite. Raises RequestRefused for inputs other than declared, ModelUnusable."""
         declared = {spec.name: spec for spec in self.manifest.inputs}
         if set(inputs) != set(declared):
             raise RequestRefused(f"the model takes {sorted(declared)}, the request has {sorted(inputs)}")
         for name, value in inputs.items():
             _require(declared[name], value)
-        return self.session.run(inputs)
+        outputs = self.session.run(inputs)
+        if not all(np.isfinite(output).all() for output in outputs if output.dtype.kind == "f"):
+            raise ModelUnusable("the model answers with numbers that are not finite")
+        return outputs
 
     def classify(self, picture: bytes | npt.NDArray[np.uint8], *, top: int = 5) -> list[Guess]:
         """The ``top`` best classes, best first, of an encoded picture or of RGB pixels (height, width, 3).

@@ -1,0 +1,151 @@
+"""Decode an artifact in a child process with limits: what a hostile file can break is not the process that answers.
+
+    python -P -m client_agent.rebuild BASE|- ARTIFACT OUT CONTENT_SHA256 CONTENT_BYTES
+
+The bounds come from signed metadata, the artifact's digest was checked before. The child refuses by one line of JSON on
+standard output, {"code", "message"}, and exit status 1; whatever else befalls it is a refusal as well.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from client_agent.stop import StopSignal
+from model_registry.contract.content import Content
+from model_registry.contract.delta import apply_delta
+from model_registry.contract.errors import (
+    ArtifactRefused,
+    ContentMismatch,
+    LimitExceeded,
+    MalformedArtifact,
+    ManifestRefused,
+    Refusal,
+    UnsupportedArtifact,
+    WrongBase,
+)
+from model_registry.contract.full import decode_full
+from model_registry.contract.limits import DEFAULT_LIMITS
+
+REFUSALS: tuple[type[Refusal], ...] = (
+    MalformedArtifact,
+    UnsupportedArtifact,
+    LimitExceeded,
+    ContentMismatch,
+    WrongBase,
+    ManifestRefused,
+)
+MAX_ANSWER_BYTES = 4096
+POLL_S = 0.02
+
+
+def allowance_bytes(content_bytes: int) -> int:
+    """Address space that decoding may take above what the interpreter has: tables, symbols and copies of the content."""
+    return 192 * 1024 * 1024 + 12 * content_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One artifact to decode, and what signed metadata says comes out. ``base`` is None for a full artifact."""
+
+    base: Path | None
+    artifact: Path
+    out: Path
+    content_sha256: str
+    content_bytes: int
+
+    def arguments(self) -> list[str]:
+        return [str(self.base or "-"), str(self.artifact), str(self.out), self.content_sha256, str(self.content_bytes)]
+
+
+def rebuild(job: Job, *, deadline_s: float, stop: StopSignal) -> None:
+    """Decode into ``job.out``, in a child. Raises ArtifactRefused or ManifestRefused, Stopped; then ``job.out`` is gone."""
+    command = [sys.executable, "-P", "-m", "client_agent.rebuild", *job.arguments()]
+    # One thread, so that thread stacks do not eat the address space.
+    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment
+    ) as child:
+        try:
+            status = _wait(child, deadline_s, stop)
+            answer = child.stdout.read(MAX_ANSWER_BYTES) if child.stdout else b""
+        except BaseException:
+            child.kill()
+            job.out.unlink(missing_ok=True)
+            raise
+    if status != 0:
+        job.out.unlink(missing_ok=True)
+        raise _refusal(status, answer)
+
+
+def _wait(child: subprocess.Popen[bytes], deadline_s: float, stop: StopSignal) -> int:
+    ends_at = time.monotonic() + deadline_s
+    while (status := child.poll()) is None:
+        if time.monotonic() > ends_at:
+            raise LimitExceeded(f"decoding the artifact takes more than {deadline_s:g} seconds")
+        stop.wait(POLL_S)
+        stop.check()
+    return status
+
+
+def _refusal(status: int, answer: bytes) -> Refusal:
+    try:
+        value = json.loads(answer)
+        kind = next(kind for kind in REFUSALS if kind.code == value["code"])
+        return kind(str(value["message"]))
+    except (ValueError, KeyError, TypeError, StopIteration):
+        return ArtifactRefused(f"decoding the artifact ended with status {status}", remedy="build the artifact again")
+
+
+def main(arguments: list[str]) -> int:
+    """The child: exit status 0 when OUT holds the content, 1 for a refusal."""
+    base, artifact, out, sha256, content_bytes = arguments
+    job = Job(None if base == "-" else Path(base), Path(artifact), Path(out), sha256, int(content_bytes))
+    _limit(job)
+    try:
+        content = decode(job)
+        job.out.write_bytes(content.data)
+    except Refusal as exc:
+        return _say(exc.code, exc.message)
+    except MemoryError:
+        return _say(LimitExceeded.code, "decoding the artifact takes more memory than is allowed")
+    return 0
+
+
+def decode(job: Job) -> Content:
+    """Decode within the signed bounds. Raises ArtifactRefused or ManifestRefused."""
+    data = job.artifact.read_bytes()
+    limits = replace(DEFAULT_LIMITS, max_artifact_bytes=len(data), max_content_bytes=job.content_bytes)
+    if job.base is None:
+        content = decode_full(data, limits)
+    else:
+        content = apply_delta(Content.from_data(job.base.read_bytes()), data, limits)
+    if content.sha256 != job.content_sha256 or len(content.data) != job.content_bytes:
+        raise ContentMismatch("the artifact decodes to another content than the one that was signed")
+    return content
+
+
+def _limit(job: Job) -> None:
+    with Path("/proc/self/statm").open() as statm:
+        now = int(statm.read().split()[0]) * resource.getpagesize()
+    space = now + allowance_bytes(job.content_bytes)
+    resource.setrlimit(resource.RLIMIT_AS, (space, space))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    size = job.content_bytes if soft == resource.RLIM_INFINITY else min(job.content_bytes, soft)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+
+
+def _say(code: str, message: str) -> int:
+    sys.stdout.write(json.dumps({"code": code, "message": message[:1000]}))
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
