@@ -1,7 +1,7 @@
 """What lies between a clean road sign and a camera's picture of it: weather, dirt, light, motion, lens, sensor.
 
-Two strengths are fixed. ``CLEAR``: an ordinary day and a good camera. ``HARSH``: winter, with snow, fog, dirt, glare and a shaken
-camera. Every function draws its randomness from the generator it is given and from nothing else.
+Two strengths are fixed. ``CLEAR``: an ordinary day and a good camera. ``HARSH``: winter, with snow, fog, dirt, glare and
+a shaken camera. Every function draws its randomness from the generator it is given and from nothing else.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Pictures of road signs as a vehicle's camera sees them, from a seed.
 
-``python -m examples.signs.render --out DIR --per-class N --seed S`` writes one folder for each class. Picture n of a class depends
-on the seed, the class, the disturbance and n alone, so sets of different sizes agree in what they share.
+``python -m examples.signs.render --out DIR --per-class N --seed S`` writes one folder for each class. Picture n of a class
+depends on the seed, the class, the disturbance and n alone, so sets of different sizes agree in what they share.
 """
 
 from __future__ import annotations
