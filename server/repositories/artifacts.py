@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import func, or_, select, update
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session, aliased
 
 from server.tables import (
@@ -14,8 +14,6 @@ from server.tables import (
     Delta,
     DeltaState,
     Family,
-    Job,
-    JobState,
     Upload,
     Vehicle,
     VehicleState,
@@ -128,13 +126,6 @@ def published_delta(session: Session, *, base_sha256: str, version_id: int) -> D
 def deltas_in_the_making(session: Session, version_id: int) -> int:
     query = select(func.count()).select_from(Delta).where(Delta.version_id == version_id, Delta.state == DeltaState.QUEUED)
     return session.scalar(query) or 0
-
-
-def fail_deltas_without_job(session: Session) -> None:
-    """Deltas whose job has ended without them: nobody makes them any more, so nobody shall wait for them."""
-    over = select(Job.id).where(Job.state.in_([JobState.FAILED, JobState.SUCCEEDED]))
-    gone = or_(Delta.job_id.is_(None), Delta.job_id.in_(over))
-    session.execute(update(Delta).where(Delta.state == DeltaState.QUEUED, gone).values(state=DeltaState.FAILED))
 
 
 def save_counterfactual(session: Session, row: Counterfactual) -> None:

@@ -65,6 +65,11 @@ def renew(session: Session, claimed: Job, lease_until: datetime, progress: float
     return _hit(session.execute(update(Job).where(_still_mine(claimed)).values(**values)))
 
 
+def remember(session: Session, claimed: Job, payload: dict[str, Any]) -> None:
+    """Keep a choice that another attempt must not make anew."""
+    session.execute(update(Job).where(_still_mine(claimed)).values(payload=payload))
+
+
 def finish(
     session: Session, claimed: Job, state: JobState, now: datetime, *, code: str | None = None, error: str | None = None
 ) -> bool:
@@ -72,7 +77,9 @@ def finish(
     values: dict[str, Any] = {"state": state, "error_code": code, "error": error, "lease_owner": None, "lease_until": None}
     if state is JobState.SUCCEEDED:
         values |= {"progress": 1.0, "step": ""}
-    if state is not JobState.QUEUED:
+    if state is JobState.QUEUED:
+        values["attempts"] = claimed.attempts - 1  # given back, not failed
+    else:
         values["finished_at"] = now
     return _hit(session.execute(update(Job).where(_still_mine(claimed)).values(**values)))
 

@@ -70,16 +70,17 @@ def signed_target(session: Session, vehicle: Vehicle) -> SignedTarget | None:
 
 def _signed(session: Session, version: Version) -> SignedTarget:
     family = session.get_one(Family, version.family)
-    return SignedTarget(version.id, full_target(version, family), _known(version.full_sha256), version.full_bytes or 0)
+    target = full_target(version, family, _known(version.content_sha256), version.content_bytes or 0)
+    return SignedTarget(version.id, target, _known(version.full_sha256), version.full_bytes or 0)
 
 
-def full_target(version: Version, family: Family) -> FullTarget:
-    """A published version as signed metadata names it, the same in both repositories."""
+def full_target(version: Version, family: Family, content_sha256: str, content_bytes: int) -> FullTarget:
+    """A version as signed metadata names it, the same in both repositories."""
     return FullTarget(
         family=version.family,
         version=version.version,
-        content_sha256=_known(version.content_sha256),
-        content_bytes=version.content_bytes or 0,
+        content_sha256=content_sha256,
+        content_bytes=content_bytes,
         hardware_id=family.hardware_id,
         release_counter=version.release_counter,
     )

@@ -14,7 +14,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from model_registry.contract.errors import Refusal, UnsupportedArtifact
+from model_registry.contract.errors import UnsupportedArtifact
 from model_registry.contract.fields import NAME, SEMVER
 from model_registry.contract.full import MAGIC as FULL_MAGIC
 from model_registry.contract.full import read_full_header
@@ -155,6 +155,6 @@ def publish(session: Session, version: Version, made: Compressed, *, delta_bases
     deltas.plan(session, version, limit=delta_bases, now=now)
 
 
-def fail(version: Version, refusal: Refusal) -> None:
+def fail(version: Version, code: str, text: str) -> None:
     """Say why there will be no such version, for who published it."""
-    version.state, version.error_code, version.error = VersionState.FAILED, refusal.code, str(refusal)[:MAX_ERROR_LENGTH]
+    version.state, version.error_code, version.error = VersionState.FAILED, code, text[:MAX_ERROR_LENGTH]
