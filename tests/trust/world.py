@@ -248,8 +248,5 @@ class Attacker:
             return self._registry.keyring.signers(key)
         # The best that is left: a signature of one's own under the name of the true key.
         keyid = self._registry.keyring.public_keys(key)[0].keyid
-        return [
-            CryptoSigner(
-                self._own._private_key, type(self._own.public_key)(keyid, "ed25519", "ed25519", self._own.public_key.keyval)
-            )
-        ]
+        public = SSlibKey(keyid, "ed25519", "ed25519", self._own.public_key.keyval)
+        return [CryptoSigner(self._own._private_key, public)]
