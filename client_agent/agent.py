@@ -44,7 +44,7 @@ class Agent:
     def __init__(self, directory: Path, config: Config, stop: StopSignal, *, observe: Observer = unobserved) -> None:
         self._stop = stop
         self._rng = random.Random()  # noqa: S311 - spreads check-ins, hides nothing
-        self._counters = DurableFile(directory / COUNTERS_FILE, _read_counters, Counters())
+        self._counters = _counters_file(directory / COUNTERS_FILE)
         self.live = Live(self._counters.read())
         self._slots = open_slots(directory)
         (directory / STAGING).mkdir(exist_ok=True)
@@ -148,6 +148,15 @@ def _repositories(directory: Path, config: Config, transport: HttpTransport) -> 
     return make
 
 
-def _read_counters(value: Any) -> Counters:
+def read_counters(path: Path) -> Counters:
+    """The counters that an agent kept last."""
+    return _counters_file(path).read()
+
+
+def _counters_file(path: Path) -> DurableFile[Counters]:
+    return DurableFile(path, _parse_counters, Counters())
+
+
+def _parse_counters(value: Any) -> Counters:
     fields = Fields(value, MessageRefused, "counters").only("served", "failed")
     return Counters(fields.integer("served"), fields.integer("failed"))

@@ -93,7 +93,7 @@ class Progress:
 
     ``instruction`` and ``etag`` are the registry's last answer. ``assignment`` is the deployment in hand, ``received`` its
     bytes, ``failure`` what went wrong last. ``attempts``: the deployment's interruptions by the network. ``silences``: those in
-    a row, of a deployment or before one; they space the next check-in. ``restarts``: how often the agent started anew in a state
+    a row, of a deployment or before one; they space the next check-in. ``restarts``: how often the agent started anew
     where the new model runs. ``finished``: the last deployment that was reported to its end.
     """
 

@@ -33,7 +33,7 @@ class ReportQueue:
     """The durable outbound queue."""
 
     def __init__(self, path: Path, recipient: Recipient) -> None:
-        self._file: DurableFile[list[VehicleReport]] = DurableFile(path, _read_reports, [])
+        self._file = _queue_file(path)
         self._recipient = recipient
 
     def __len__(self) -> int:
@@ -66,6 +66,15 @@ class ReportQueue:
 
     def _write(self, queue: list[VehicleReport]) -> None:
         self._file.write({"reports": [asdict(report) for report in queue]})
+
+
+def waiting(path: Path) -> int:
+    """How many reports a queue on disk holds."""
+    return len(_queue_file(path).read())
+
+
+def _queue_file(path: Path) -> DurableFile[list[VehicleReport]]:
+    return DurableFile(path, _read_reports, [])
 
 
 def _read_reports(value: Any) -> list[VehicleReport]:
