@@ -60,6 +60,13 @@ def compress_checkpoint(
     return compress(network, setting, base=base, progress=progress)
 
 
+def content_of(path: Path, recipe: Recipe) -> tuple[Content, bool]:
+    """What a .dfm holds (and True), or a checkpoint's exact weights (and False). Raises as ``compress_checkpoint``."""
+    if _is_full_artifact(path):
+        return _as_it_is(path, recipe), True
+    return read_network(path, recipe).exact(), False
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class SourceNetwork:
     """A float network ready to be encoded: graph, weights in their final order, and a manifest without golden vectors."""

@@ -29,7 +29,7 @@ from model_registry.contract.manifest import DTYPES, InputSpec
 
 # The oldest opset and file version with everything the architectures use: more engines read it.
 OPSET, IR_VERSION = 13, 7
-ELSEWHERE = "weights"
+ELSEWHERE, NOTE_KEY = "weights", "deltafleet"
 _INPUT_TYPES: Mapping[int, str] = {
     TensorProto.FLOAT: "float32",
     TensorProto.FLOAT16: "float16",
@@ -50,12 +50,16 @@ Weights = dict[str, npt.NDArray[np.float32]]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StrippedModel:
-    """A graph without weights, the weights in the order of the graph, and the interface that the manifest declares."""
+    """A graph without weights, the weights in the order of the graph, and the interface that the manifest declares.
+
+    ``note``: what ``fill_graph`` left in the model's metadata.
+    """
 
     graph: bytes
     weights: Weights
     inputs: tuple[InputSpec, ...]
     outputs: tuple[str, ...]
+    note: str | None
 
 
 def build_graph(architecture: Architecture, size: tuple[int, int]) -> bytes:
@@ -121,6 +125,7 @@ def strip_model(data: bytes, size: tuple[int, int] | None = None) -> StrippedMod
     graph.input.extend(inputs)
     specs = tuple(map(_input_spec, inputs))
     weights = _extract(graph)
+    note = next((entry.value for entry in model.metadata_props if entry.key == NOTE_KEY), None)
     _clean(model)
     stripped = bytes(model.SerializeToString(deterministic=True))
     if len(stripped) > DEFAULT_LIMITS.max_graph_bytes:
@@ -128,10 +133,10 @@ def strip_model(data: bytes, size: tuple[int, int] | None = None) -> StrippedMod
             f"without float32 weights the graph still has {len(stripped)} bytes, the limit is {DEFAULT_LIMITS.max_graph_bytes}",
             remedy="export the network with float32 weights",
         )
-    return StrippedModel(stripped, weights, specs, tuple(value.name for value in graph.output))
+    return StrippedModel(stripped, weights, specs, tuple(value.name for value in graph.output), note)
 
 
-def fill_graph(graph: bytes, weights: Mapping[str, npt.NDArray[np.float32]]) -> bytes:
+def fill_graph(graph: bytes, weights: Mapping[str, npt.NDArray[np.float32]], note: str | None = None) -> bytes:
     """A self-contained ONNX model: the inverse of ``strip_model``. Raises ModelUnusable for a weight that is missing."""
     model = _parse(graph)
     for tensor in model.graph.initializer:
@@ -141,6 +146,8 @@ def fill_graph(graph: bytes, weights: Mapping[str, npt.NDArray[np.float32]]) -> 
         if value is None or value.shape != tuple(tensor.dims):
             raise ModelUnusable(f"the graph needs a weight {tensor.name!r} of shape {tuple(tensor.dims)}")
         tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(value, np.float32), tensor.name))
+    if note is not None:
+        model.metadata_props.add(key=NOTE_KEY, value=note)
     return bytes(model.SerializeToString(deterministic=True))
 
 

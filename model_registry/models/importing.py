@@ -62,7 +62,8 @@ def read_checkpoint(path: Path, *, preprocessing: Preprocessing | None = None) -
 
 def _read_onnx(data: bytes, preprocessing: Preprocessing | None) -> tuple[Weights, Description]:
     stripped = graphs.strip_model(data, preprocessing.size if preprocessing else None)
-    return stripped.weights, Description(architecture="onnx", graph=stripped.graph)
+    said = Description() if stripped.note is None else Description.from_text(stripped.note)
+    return stripped.weights, replace(said, architecture="onnx", graph=stripped.graph)
 
 
 def _recognised(weights: Weights, description: Description) -> Description:
