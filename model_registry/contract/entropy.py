@@ -8,7 +8,8 @@ the running sum of our own integers. No step rounds, so the result cannot depend
 streams with an integer-only decoder. Frequencies themselves are made from transmitted tokens by integer arithmetic
 (``Table.from_weights``). The byte-for-byte rules are in docs/container-format.md.
 
-Contexts are partitions: symbols are grouped by a context that the reader already knows, each group has its own table.
+Contexts are partitions: symbols are grouped by a context that the reader already knows, and every group names its table, a
+new one or one that came before it in the stream.
 Streams are hostile until the content's digest is checked: any words decode to *some* symbols, counts come from the caller, and
 no value read here sets the size of an allocation.
 """
@@ -19,6 +20,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from itertools import chain
 from typing import Any
 
 import constriction
@@ -44,6 +46,9 @@ WEIGHT_BITS = 24
 # How a table's tokens differ from one symbol to the next: four fixed two-sided geometric laws, ratio in 64ths.
 RATIOS = (1, 16, 38, 53)
 LEAST_PRIOR_WEIGHT = 64
+FORM_BITS = 4
+# Partitions of one alphabet name one of at most so many tables.
+MAX_TABLES = 63
 COST_UNIT = 1 << 16
 
 
@@ -87,6 +92,11 @@ def _prior(ratio: int, size: int) -> Table:
     return Table.from_weights(np.array(weights, np.int64))
 
 
+@cache
+def _prior_costs(ratio: int, size: int) -> npt.NDArray[np.int64]:
+    return _prior(ratio, size).costs()
+
+
 def zigzag(values: Integers) -> npt.NDArray[np.int64]:
     """0, -1, 1, -2, 2 ... -> 0, 1, 2, 3, 4 ..."""
     wide = values.astype(np.int64)
@@ -103,55 +113,139 @@ class SymbolWriter:
     """Collects symbols in reading order; ``cost`` (1/65536 bit) lets an encoder compare ways before it commits to one."""
 
     def __init__(self) -> None:
-        self._steps: list[tuple[npt.NDArray[np.int32], Table | int]] = []
-        self.cost = 0
+        self._steps: list[_Step] = []
 
-    def symbols(self, values: Integers, table: Table) -> None:
-        """Append symbols under a table that the reader has."""
-        flat = np.ascontiguousarray(values.ravel(), np.int32)
-        self.cost += int(table.costs() @ np.bincount(flat, minlength=table.frequencies.size))
-        self._steps.append((flat, table))
+    def partition(self, values: Integers, alphabet: int) -> None:
+        """Append symbols 0..alphabet-1 under a table made for them, or shared with other partitions when that is cheaper."""
+        if values.size and alphabet > 1:
+            self._steps.append(_Step(np.ascontiguousarray(values.ravel(), np.int32), alphabet=alphabet))
 
     def bits(self, values: Integers, width: int) -> None:
         """Append plain numbers of ``width`` bits, 0 to 16."""
-        if width:
-            self.cost += values.size * width * COST_UNIT
-            self._steps.append((np.ascontiguousarray(values.ravel(), np.int32), width))
+        if values.size and width:
+            self._steps.append(_Step(np.ascontiguousarray(values.ravel(), np.int32), bits=width))
 
-    def table(self, histogram: Integers) -> Table:
-        """Append the table that codes ``histogram`` with the fewest bits, itself included."""
-        counts = histogram.astype(np.int64) >> max(0, int(histogram.max(initial=0)).bit_length() - WEIGHT_BITS)
-        counts = np.where((counts == 0) & (histogram > 0), 1, counts)
-        best, table = min(
-            (self._table_candidate(counts, histogram, form) for form in range(17)), key=lambda candidate: candidate[0].cost
-        )
-        self.extend(best)
-        # The estimate above counted the histogram's own cost; it is counted for real when its symbols are written.
-        self.cost -= int(table.costs() @ histogram.astype(np.int64))
-        return table
-
-    def _table_candidate(self, counts: npt.NDArray[np.int64], histogram: Integers, form: int) -> tuple[SymbolWriter, Table]:
-        flat = form == 16
-        mantissa_bits, ratio = (0, 0) if flat else divmod(form, 4)
-        levels = token_weights(mantissa_bits)
-        tokens = np.zeros_like(counts) if flat else _nearest(levels, counts)
-        writer = SymbolWriter()
-        writer.bits(np.array([mantissa_bits * 4 + ratio]), 4)
-        writer.symbols(zigzag(np.diff(tokens, prepend=0)), _prior(RATIOS[ratio], 2 * levels.size))
-        table = Table.from_weights(levels[tokens])
-        writer.cost += int(table.costs() @ histogram.astype(np.int64))
-        return writer, table
+    @property
+    def cost(self) -> int:
+        """What the stream so far would take, tables included."""
+        plain = sum(step.values.size * step.bits for step in self._steps) * COST_UNIT
+        return plain + sum((shared.cost for shared in self._shared_tables().values()), 0)
 
     def extend(self, other: SymbolWriter) -> None:
         self._steps += other._steps
-        self.cost += other.cost
 
     def finish(self) -> bytes:
         """The stream. The last symbol goes onto the stack first, so that a reader takes them in order."""
         coder = AnsCoder()
-        for values, model in reversed(self._steps):
-            coder.encode_reverse(values, model.model() if isinstance(model, Table) else Uniform(1 << model))
+        for values, model in reversed(list(self._resolved())):
+            coder.encode_reverse(values, model)
         return bytes(np.asarray(coder.get_compressed(), "<u4").tobytes())
+
+    def _resolved(self) -> Iterator[tuple[npt.NDArray[np.int32], Any]]:
+        """Every step with its model; before a partition the number of its table, and the table itself at its first use."""
+        shared = self._shared_tables()
+        known: dict[int, list[int]] = {alphabet: [] for alphabet in shared}
+        for step in self._steps:
+            if step.bits:
+                yield step.values, Uniform(1 << step.bits)
+                continue
+            numbers, cluster = known[step.alphabet], shared[step.alphabet].take()
+            new = cluster not in numbers
+            width = len(numbers).bit_length()
+            if width:
+                yield np.array([len(numbers) if new else numbers.index(cluster)], np.int32), Uniform(1 << width)
+            coded = shared[step.alphabet].tables[cluster]
+            if new:
+                numbers.append(cluster)
+                yield np.array([coded.form], np.int32), Uniform(1 << FORM_BITS)
+                yield coded.steps.astype(np.int32), coded.prior.model()
+            yield step.values, coded.table.model()
+
+    def _shared_tables(self) -> dict[int, _SharedTables]:
+        histograms: dict[int, list[npt.NDArray[np.int64]]] = {}
+        for step in self._steps:
+            if step.alphabet:
+                histogram = np.bincount(step.values, minlength=step.alphabet).astype(np.int64)
+                histograms.setdefault(step.alphabet, []).append(histogram)
+        return {alphabet: _SharedTables(rows) for alphabet, rows in histograms.items()}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Step:
+    """Symbols under a partition's table (``alphabet``) or plain numbers (``bits``)."""
+
+    values: npt.NDArray[np.int32]
+    alphabet: int = 0
+    bits: int = 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _CodedTable:
+    """A table as it is sent: form (mantissa bits, prior) and zigzag-coded token steps; ``cost`` counts its symbols too."""
+
+    table: Table
+    form: int
+    steps: npt.NDArray[np.int64]
+    prior: Table
+    cost: int
+
+
+def _code_table(histogram: npt.NDArray[np.int64]) -> _CodedTable:
+    """The table that codes a histogram in the fewest bits, itself included."""
+    counts = histogram >> max(0, int(histogram.max()).bit_length() - WEIGHT_BITS)
+    counts = np.where((counts == 0) & (histogram > 0), 1, counts)
+    candidates = [_table_candidates(0, np.zeros_like(counts), histogram)]
+    for mantissa_bits in range(4):
+        tokens = _nearest(token_weights(mantissa_bits), counts)
+        candidates.append(_table_candidates(mantissa_bits, tokens, histogram))
+    return min(chain.from_iterable(candidates), key=lambda coded: coded.cost)
+
+
+def _table_candidates(mantissa_bits: int, tokens: Integers, histogram: npt.NDArray[np.int64]) -> Iterator[_CodedTable]:
+    levels = token_weights(mantissa_bits)
+    steps = zigzag(np.diff(tokens, prepend=0))
+    table = Table.from_weights(levels[tokens])
+    data_cost = int(table.costs() @ histogram) + FORM_BITS * COST_UNIT
+    for number, ratio in enumerate(RATIOS):
+        prior = _prior(ratio, 2 * levels.size)
+        cost = data_cost + int(_prior_costs(ratio, 2 * levels.size)[steps].sum())
+        yield _CodedTable(table, mantissa_bits * 4 + number, steps, prior, cost)
+
+
+class _SharedTables:
+    """Which partitions of one alphabet share which table: large ones first, each joins a cluster when that is cheaper."""
+
+    def __init__(self, histograms: list[npt.NDArray[np.int64]]) -> None:
+        sums = np.zeros((0, histograms[0].size), np.int64)
+        self._clusters = [0] * len(histograms)
+        for index in sorted(range(len(histograms)), key=lambda i: (-int(histograms[i].sum()), i)):
+            histogram = histograms[index]
+            alone = _code_table(histogram).cost
+            joined = _ideal_costs(sums + histogram) - _ideal_costs(sums)
+            cluster = int(joined.argmin()) if len(sums) else 0
+            if not len(sums) or (joined[cluster] > alone and len(sums) < MAX_TABLES):
+                sums, cluster = np.vstack([sums, histogram]), len(sums)
+            else:
+                sums[cluster] += histogram
+            self._clusters[index] = cluster
+        self.tables = [_code_table(row) for row in sums]
+        numbers = len(histograms) * (len(sums).bit_length() if len(histograms) > 1 else 0)
+        self.cost = sum(table.cost for table in self.tables) + numbers * COST_UNIT
+        self._taken = 0
+
+    def take(self) -> int:
+        """The cluster of the next partition."""
+        self._taken += 1
+        return self._clusters[self._taken - 1]
+
+
+def _ideal_costs(histograms: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """What each row's symbols cost under their own frequencies, without the table."""
+    rows = histograms.astype(np.float64)
+    totals = rows.sum(axis=1, keepdims=True)
+    bits = (rows * np.log2(np.maximum(totals, 1) / np.maximum(rows, 1))).sum(axis=1)
+    costs: npt.NDArray[np.int64] = np.rint(bits * COST_UNIT).astype(np.int64)
+    return costs
 
 
 class SymbolReader:
@@ -160,23 +254,32 @@ class SymbolReader:
     def __init__(self, data: bytes) -> None:
         if len(data) % 4:
             raise MalformedArtifact("the symbol stream is not made of 32-bit words")
+        self._tables: dict[int, list[Table]] = {}
         with _coder_refusals():
             self._coder = AnsCoder(np.frombuffer(data, "<u4").astype(np.uint32))
 
-    def symbols(self, table: Table, count: int, dtype: npt.DTypeLike = np.int32) -> npt.NDArray[Any]:
-        return self._decode(table.model(), count, dtype)
+    def partition(self, size: int, alphabet: int, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+        """``size`` symbols 0..alphabet-1 (1 to 4,096) as ``dtype``."""
+        if not size or alphabet < 2:
+            return np.zeros(size, dtype)
+        known = self._tables.setdefault(alphabet, [])
+        number = int(self.bits(1, len(known).bit_length())[0])
+        if number > len(known) or number >= MAX_TABLES:
+            raise MalformedArtifact("a partition uses a table that does not exist")
+        if number == len(known):
+            known.append(self._table(alphabet))
+        return self._decode(known[number].model(), size, dtype)
 
     def bits(self, count: int, width: int) -> npt.NDArray[np.int64]:
         if not width:
             return np.zeros(count, np.int64)
         return self._decode(Uniform(1 << width), count, np.int64)
 
-    def table(self, alphabet: int) -> Table:
-        """Read the table of the symbols 0..alphabet-1 (2 to 4,096)."""
-        mantissa_bits, ratio = divmod(int(self.bits(1, 4)[0]), 4)
+    def _table(self, alphabet: int) -> Table:
+        mantissa_bits, ratio = divmod(int(self.bits(1, FORM_BITS)[0]), 4)
         levels = token_weights(mantissa_bits)
-        steps = unzigzag(self.symbols(_prior(RATIOS[ratio], 2 * levels.size), alphabet))
-        tokens = np.cumsum(steps)
+        steps = self._decode(_prior(RATIOS[ratio], 2 * levels.size).model(), alphabet, np.int64)
+        tokens = np.cumsum(unzigzag(steps))
         if tokens.min() < 0 or tokens.max() >= levels.size:
             raise MalformedArtifact("a frequency table leaves its range")
         return Table.from_weights(levels[tokens])
@@ -200,7 +303,8 @@ def _nearest(levels: npt.NDArray[np.int64], counts: npt.NDArray[np.int64]) -> np
     above = np.clip(np.searchsorted(levels, counts), 0, levels.size - 1)
     below = np.maximum(above - 1, 0)
     nearer = np.where(counts - levels[below] < levels[above] - counts, below, above)
-    return np.where(counts > 0, np.maximum(nearer, 1), 0)
+    tokens: npt.NDArray[np.int64] = np.where(counts > 0, np.maximum(nearer, 1), 0)
+    return tokens
 
 
 @contextmanager

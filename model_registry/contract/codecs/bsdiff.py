@@ -75,7 +75,7 @@ def _inflate(packed: bytes, *, limit: int) -> bytes:
     try:
         while not decompressor.eof:
             piece = decompressor.decompress(fed, max_length=STEP)
-            if not piece and not decompressor.eof and decompressor.needs_input:
+            if not piece and decompressor.needs_input:
                 raise MalformedArtifact("a bzip2 stream ends too early")
             result += piece
             fed = b""

@@ -19,12 +19,9 @@ ALPHABET = DIRECT + 4 * (MAX_LENGTH - 4)
 
 
 def write_partitioned(writer: SymbolWriter, symbols: Integers, contexts: Integers | None, *, alphabet: int, count: int) -> None:
-    """Symbols in one group for each context 0..count-1 that occurs, in that order: its table, then its symbols."""
-    if alphabet < 2:
-        return
+    """Symbols in one group for each context 0..count-1 that occurs, in that order."""
     for group in _groups(symbols.size, contexts, count):
-        chosen = symbols.ravel()[group]
-        writer.symbols(chosen, writer.table(np.bincount(chosen, minlength=alphabet)))
+        writer.partition(symbols.ravel()[group], alphabet)
 
 
 def read_partitioned(
@@ -32,11 +29,9 @@ def read_partitioned(
 ) -> npt.NDArray[Any]:
     """The inverse of ``write_partitioned``."""
     symbols = np.zeros(size, dtype)
-    if alphabet < 2:
-        return symbols
     for group in _groups(size, contexts, count):
         length = size if isinstance(group, slice) else group.size
-        symbols[group] = reader.symbols(reader.table(alphabet), length, dtype)
+        symbols[group] = reader.partition(length, alphabet, dtype)
     return symbols
 
 

@@ -1,0 +1,124 @@
+"""What the coders see of a tensor: integers that sort as the weights do.
+
+A codebook's index becomes its entry's rank by value, an 8-bit grid value is shifted to 0..255, a 16-bit grid value stays, and a
+float becomes the integer of its bits in an order that follows the numbers. All of it is exact and reversible.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from model_registry.contract.tensors import Encoding
+
+Array = npt.NDArray[Any]
+
+
+def ordered(values: Array) -> npt.NDArray[np.int64]:
+    """The bits of floats as unsigned integers that sort as the numbers do (negative: all bits flipped, else the sign bit)."""
+    width = values.dtype.itemsize * 8
+    bits = values.view(f"<u{values.dtype.itemsize}").astype(np.int64)
+    sign = 1 << (width - 1)
+    return np.where(bits & sign, (1 << width) - 1 - bits, bits | sign)
+
+
+def from_ordered(integers: npt.NDArray[np.int64], dtype: np.dtype[Any]) -> Array:
+    """The inverse of ``ordered``; only the low bits of the integers count."""
+    width = dtype.itemsize * 8
+    sign = 1 << (width - 1)
+    bits = np.where(integers & sign, integers ^ sign, (1 << width) - 1 - integers)
+    return (bits & ((1 << width) - 1)).astype(f"<u{dtype.itemsize}").view(dtype)
+
+
+def signed(differences: npt.NDArray[np.int64], width: int) -> npt.NDArray[np.int64]:
+    """Differences modulo 2^width as numbers from -2^(width-1) to 2^(width-1) - 1."""
+    half = 1 << (width - 1)
+    return ((differences + half) & ((1 << width) - 1)) - half
+
+
+@dataclass(frozen=True, eq=False)
+class IntegerView:
+    """A tensor's values as integers; for a codebook the 1 to 256 entries of ``scale`` give the order."""
+
+    encoding: Encoding
+    scale: npt.NDArray[np.float32]
+
+    @property
+    def alphabet(self) -> int | None:
+        """How many integers there are when they are few enough to be symbols."""
+        match self.encoding:
+            case Encoding.CODEBOOK:
+                return int(self.scale.size)
+            case Encoding.GRID8:
+                return 256
+            case _:
+                return None
+
+    @property
+    def is_integer(self) -> bool:
+        """A grid or a codebook, no floats."""
+        return self.encoding not in (Encoding.FLOAT32, Encoding.FLOAT16)
+
+    @property
+    def width(self) -> int:
+        """Bits of the values' type."""
+        return self.encoding.dtype.itemsize * 8
+
+    @property
+    def zero(self) -> int:
+        """The integer of the weight 0; -1 when a codebook has no such entry."""
+        match self.encoding:
+            case Encoding.CODEBOOK:
+                entries = np.flatnonzero(self.scale[self.entries] == 0)
+                return int(entries[0]) if entries.size else -1
+            case Encoding.GRID8:
+                return 128
+            case Encoding.GRID16:
+                return 0
+            case Encoding.FLOAT32 | Encoding.FLOAT16:
+                return 1 << (self.width - 1)
+
+    @cached_property
+    def entries(self) -> npt.NDArray[np.uint8]:
+        """The codebook's entry of every rank; equal entries keep their order."""
+        return np.argsort(ordered(self.scale.astype("<f4")), kind="stable").astype(np.uint8)
+
+    @cached_property
+    def _ranks(self) -> npt.NDArray[np.uint8]:
+        ranks = np.empty_like(self.entries)
+        ranks[self.entries] = np.arange(self.entries.size, dtype=np.uint8)
+        return ranks
+
+    def integers(self, values: Array) -> Array:
+        """Symbols as uint8 where there is an alphabet, otherwise int64."""
+        match self.encoding:
+            case Encoding.CODEBOOK:
+                return self._ranks[values]
+            case Encoding.GRID8:
+                return np.bitwise_xor(values.view(np.uint8), np.uint8(128))
+            case Encoding.GRID16:
+                return values.astype(np.int64)
+            case Encoding.FLOAT32 | Encoding.FLOAT16:
+                return ordered(values)
+
+    def exponents(self, integers: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """The exponent fields of floats given as ordered integers."""
+        sign = 1 << (self.width - 1)
+        magnitudes = np.where(integers & sign, integers ^ sign, sign - 1 - integers)
+        return magnitudes >> (23 if self.encoding is Encoding.FLOAT32 else 10)
+
+    def values(self, integers: Array) -> Array:
+        """The inverse of ``integers``."""
+        match self.encoding:
+            case Encoding.CODEBOOK:
+                return self.entries[integers]
+            case Encoding.GRID8:
+                return np.bitwise_xor(integers.astype(np.uint8), np.uint8(128)).view(np.int8)
+            case Encoding.GRID16:
+                return integers.astype("<i2")
+            case Encoding.FLOAT32 | Encoding.FLOAT16:
+                return from_ordered(integers, self.encoding.dtype)

@@ -1,0 +1,93 @@
+"""What the base says about a new tensor's values, and in which context each of them is coded.
+
+Every value is predicted by its integer (the same rank of the codebook, the same grid value, the same bits) or by its weight
+(the nearest that the new scale has). Where the shapes differ only their overlap is predicted; elsewhere it is the weight 0.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from model_registry.contract.codecs.integers import Array, IntegerView
+from model_registry.contract.tensors import EncodedTensor, Encoding
+
+# Contexts of floats: so many binary orders of magnitude below the block's largest are told apart.
+EXPONENTS = 16
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prediction:
+    """``aligned``: the base's integers (read through ``old``) or weights (``old`` is None) in the new shape, flat.
+
+    ``known``: where the base has a value; None means everywhere. ``row_size``: values in one index of axis 0.
+    """
+
+    old: IntegerView | None
+    new: IntegerView
+    aligned: Array
+    known: npt.NDArray[np.bool_] | None
+    row_size: int
+
+    @property
+    def kinds(self) -> int:
+        """How many contexts ``kind`` tells apart."""
+        return (2 if self.new.is_integer else EXPONENTS) + 1
+
+    def integers(self, part: slice) -> npt.NDArray[np.int64]:
+        """The predicted integers of a block."""
+        values = self.aligned[part]
+        if self.old is None:
+            predicted = self._nearest(values, part)
+        else:
+            predicted = self.old.integers(values).astype(np.int64)
+            predicted = np.minimum(predicted, self.new.alphabet - 1) if self.new.alphabet else predicted
+        return predicted if self.known is None else np.where(self.known[part], predicted, max(self.new.zero, 0))
+
+    def kind(self, predicted: npt.NDArray[np.int64], part: slice) -> npt.NDArray[np.int64]:
+        """Context of every value: is the predicted weight zero (floats: how far its exponent is below the block's largest)?
+
+        The last context is that of values which the base does not have.
+        """
+        if self.new.is_integer:
+            kinds = (predicted == self.new.zero).astype(np.int64)
+        else:
+            exponents = self.new.exponents(predicted)
+            kinds = np.minimum(exponents.max(initial=0) - exponents, EXPONENTS - 1)
+        return kinds if self.known is None else np.where(self.known[part], kinds, self.kinds - 1)
+
+    def _nearest(self, weights: npt.NDArray[np.float32], part: slice) -> npt.NDArray[np.int64]:
+        """The integer of the nearest weight, by double precision operations that IEEE 754 rounds in one way only."""
+        match self.new.encoding:
+            case Encoding.CODEBOOK:
+                levels = self.new.scale[self.new.entries].astype(np.float64)
+                return np.searchsorted((levels[1:] + levels[:-1]) / 2, weights.astype(np.float64)).astype(np.int64)
+            case Encoding.FLOAT32 | Encoding.FLOAT16:
+                with np.errstate(over="ignore"):
+                    return self.new.integers(weights.astype(self.new.encoding.dtype)).astype(np.int64)
+            case Encoding.GRID8 | Encoding.GRID16:
+                rows = np.arange(part.start, part.start + weights.size) // self.row_size
+                steps = self.new.scale.astype(np.float64)[rows if self.new.scale.size > 1 else np.zeros_like(rows)]
+                half = 1 << (self.new.width - 1)
+                with np.errstate(all="ignore"):
+                    nearest = np.clip(np.rint(weights.astype(np.float64) / steps), -half, half - 1)
+                grid: npt.NDArray[np.int64] = np.nan_to_num(nearest, nan=0.0).astype(np.int64)
+                return grid + self.new.zero
+
+
+def predict(old: EncodedTensor, new: IntegerView, shape: tuple[int, ...], *, by_weight: bool) -> Prediction | None:
+    """Lay the base's tensor over ``shape``. None when it says nothing: another rank, or other integers."""
+    if len(old.shape) != len(shape) or (not by_weight and old.encoding is not new.encoding):
+        return None
+    source: Array = old.dequantize() if by_weight else old.values
+    view = None if by_weight else IntegerView(old.encoding, old.scale)
+    row_size = max(math.prod(shape[1:]), 1)
+    if old.shape == shape:
+        return Prediction(view, new, source.ravel(), None, row_size)
+    overlap = tuple(slice(0, min(a, b)) for a, b in zip(old.shape, shape, strict=True))
+    aligned, known = np.zeros(shape, source.dtype), np.zeros(shape, np.bool_)
+    aligned[overlap], known[overlap] = source[overlap], True
+    return Prediction(view, new, aligned.ravel(), known.ravel(), row_size)

@@ -1,0 +1,96 @@
+"""A tensor's scale: the steps of its grid or the entries of its codebook."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from model_registry.contract.codecs.integers import from_ordered, ordered, signed
+from model_registry.contract.codecs.numbers import read_numbers, write_numbers
+from model_registry.contract.codecs.sections import Sink, Source
+from model_registry.contract.entropy import unzigzag, zigzag
+from model_registry.contract.errors import MalformedArtifact, UnsupportedArtifact
+
+Scale = npt.NDArray[np.float32]
+
+
+class _From(Enum):
+    """What each entry is coded against."""
+
+    NOTHING = "plain"
+    PREVIOUS = "the entry before it"
+    BASE = "the base's entry at its place"
+
+
+@dataclass(frozen=True, slots=True)
+class _Coder:
+    number: int
+    dtype: np.dtype[Any]
+    reference: _From
+
+
+_HALF, _SINGLE = np.dtype("<f2"), np.dtype("<f4")
+_CODERS = (
+    _Coder(0, _HALF, _From.PREVIOUS),
+    _Coder(1, _SINGLE, _From.PREVIOUS),
+    _Coder(2, _HALF, _From.NOTHING),
+    _Coder(3, _SINGLE, _From.NOTHING),
+    _Coder(32, _HALF, _From.BASE),
+    _Coder(33, _SINGLE, _From.BASE),
+)
+
+
+def encode_scale(scale: Scale, old: Scale | None = None) -> tuple[int, Sink]:
+    """The smallest way to code a scale, by number; as float16 only when every entry survives that bit for bit."""
+    dtype = _HALF if _survives(scale) else _SINGLE
+    return min(_candidates(scale, old, dtype), key=lambda candidate: candidate[1].cost)
+
+
+def _candidates(scale: Scale, old: Scale | None, dtype: np.dtype[Any]) -> Iterator[tuple[int, Sink]]:
+    for coder in _CODERS:
+        if coder.dtype != dtype or (coder.reference is _From.BASE and (old is None or old.size != scale.size)):
+            continue
+        sink, values = Sink(), scale.astype(dtype)
+        if coder.reference is _From.NOTHING:
+            sink.blob += values.tobytes()
+        else:
+            steps = _steps(ordered(values), coder, old)
+            write_numbers(sink.symbols, zigzag(signed(steps, dtype.itemsize * 8)))
+        yield coder.number, sink
+
+
+def decode_scale(number: int, size: int, source: Source, old: Scale | None = None) -> Scale:
+    """The inverse of ``encode_scale``; the caller has bounded ``size``. Raises ArtifactRefused."""
+    coder = next((coder for coder in _CODERS if coder.number == number), None)
+    if coder is None:
+        raise UnsupportedArtifact(f"unknown scale coder {number}", remedy="update this program")
+    if coder.reference is _From.NOTHING:
+        return np.frombuffer(source.blob.take(size * coder.dtype.itemsize), coder.dtype).astype(np.float32)
+    steps = unzigzag(read_numbers(source.symbols, size))
+    if coder.reference is _From.PREVIOUS:
+        return from_ordered(np.cumsum(steps), coder.dtype).astype(np.float32)
+    if old is None or old.size != size:
+        raise MalformedArtifact("a scale is coded against one that the base does not have")
+    return from_ordered(_as(old, coder.dtype) + steps, coder.dtype).astype(np.float32)
+
+
+def _steps(integers: npt.NDArray[np.int64], coder: _Coder, old: Scale | None) -> npt.NDArray[np.int64]:
+    if coder.reference is _From.BASE and old is not None:
+        return integers - _as(old, coder.dtype)
+    return np.diff(integers, prepend=0)
+
+
+def _as(scale: Scale, dtype: np.dtype[Any]) -> npt.NDArray[np.int64]:
+    """Ordered integers of a scale; rounding to float16 (to nearest, ties to even) is only a prediction."""
+    with np.errstate(over="ignore"):
+        return ordered(scale.astype(dtype))
+
+
+def _survives(scale: Scale) -> bool:
+    with np.errstate(over="ignore"):
+        return scale.astype(_HALF).astype(_SINGLE).tobytes() == scale.astype(_SINGLE).tobytes()
