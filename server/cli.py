@@ -1,0 +1,7 @@
+"""The program ``deltafleet``."""
+
+from __future__ import annotations
+
+from model_registry.cli import app, main
+
+__all__ = ["app", "main"]
