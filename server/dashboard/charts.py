@@ -15,7 +15,7 @@ from server.dashboard.figures import Alternatives, FamilyLine, Minute, Progress
 from server.dashboard.formatting import count, exact_size, plural, short_moment, size
 from server.tables import VersionState
 
-PLOT_HEIGHT_PX = 176
+PLOT_TOP_PX, PLOT_HEIGHT_PX = 10, 176
 MIN_COLUMNS, MAX_COLUMNS = 12, 90
 BIN_MINUTES = (1, 2, 5, 10, 15, 30, 60, 120, 180, 360, 720, 1440)
 TICK_MINUTES = (*BIN_MINUTES, 2880, 10_080, 43_200)
@@ -253,7 +253,7 @@ def span_label(begins: datetime, minutes: int) -> str:
 
 
 def _scale(top: int) -> tuple[Line, ...]:
-    return tuple(Line(PLOT_HEIGHT_PX * (1 - share), size(round(top * share))) for share in (1, 0.5))
+    return tuple(Line(PLOT_HEIGHT_PX * (1 - share), size(round(top * share)).replace(".0", "")) for share in (1, 0.5, 0))
 
 
 def _ticks(columns: Sequence[Column]) -> tuple[Tick, ...]:

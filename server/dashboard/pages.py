@@ -66,7 +66,7 @@ def _environment(assets: Assets) -> Environment:
 
 def _globals(assets: Assets) -> dict[str, Any]:
     drawing = ("bandwidth", "by_kind", "comparisons", "progress_bar", "versions_bar", "version_shades")
-    constants = ("PLOT_HEIGHT_PX", "STATES", "STATE_NAMES")
+    constants = ("PLOT_TOP_PX", "PLOT_HEIGHT_PX", "STATES", "STATE_NAMES")
     return {name: getattr(charts, name) for name in (*drawing, *constants)} | {
         "DeploymentState": DeploymentState,
         "asset": assets.url,
