@@ -15,7 +15,9 @@ from model_registry.contract.content import Content
 from model_registry.contract.delta import Codec, DeltaHeader, apply_delta
 from model_registry.contract.errors import ArtifactRefused, ContentMismatch
 from model_registry.contract.full import encode_full
-from model_registry.contract.limits import Limits
+from model_registry.contract.limits import MIB, Limits
+
+BSDIFF4_BYTES = 64 * MIB
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +42,12 @@ def make_delta(base: Content, new: Content, codec: Codec | None = None) -> Delta
 
     Raises ContentMismatch when none does.
     """
-    return min(make_deltas(base, new, [codec] if codec else list(Codec)), key=lambda delta: len(delta.data))
+    return min(make_deltas(base, new, [codec] if codec else worth_trying(base, new)), key=lambda delta: len(delta.data))
+
+
+def worth_trying(base: Content, new: Content) -> list[Codec]:
+    """All codecs; without bsdiff4 for contents whose suffix sorting would take minutes and many times their size in memory."""
+    return [c for c in Codec if c is not Codec.BSDIFF4 or max(len(base.data), len(new.data)) <= BSDIFF4_BYTES]
 
 
 def make_deltas(base: Content, new: Content, codecs: list[Codec]) -> list[Delta]:

@@ -72,9 +72,11 @@ class Table:
         return np.rint(bits * COST_UNIT).astype(np.int64)
 
     def model(self) -> Any:
+        """The coder's model of these frequencies."""
         return Categorical((self.frequencies - 1).astype(np.float32), perfect=False)
 
 
+@cache
 def token_weights(mantissa_bits: int) -> npt.NDArray[np.int64]:
     """The weight of every token: 0, 1, 2, ... and from 2^m on with m + 1 significant bits, up to 2^24."""
     step = 1 << mantissa_bits

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from model_registry.contract.codecs.integers import Array, IntegerView, signed
-from model_registry.contract.codecs.numbers import read_numbers, read_partitioned, write_numbers, write_partitioned
+from model_registry.contract.codecs.numbers import blocks, read_numbers, read_partitioned, write_numbers, write_partitioned
 from model_registry.contract.codecs.prediction import Prediction, predict
 from model_registry.contract.codecs.sections import Sink, Source
 from model_registry.contract.entropy import unzigzag, zigzag
@@ -31,8 +31,6 @@ from model_registry.contract.tensors import EncodedTensor
 Integers = npt.NDArray[np.int64]
 
 FIRST_NUMBER = 32
-# Values are coded in blocks, so that contexts and indices of a large tensor do not outweigh it in memory.
-BLOCK = 1 << 20
 ACTIVITY_ALPHABET = 33
 # Sums of row and column activity above this share a context.
 MAX_ACTIVITY = 15
@@ -111,14 +109,14 @@ class _Changes:
         self._activity = self._count(values)
         for classes in self._activity:
             sink.symbols.partition(classes, ACTIVITY_ALPHABET)
-        for part in self._blocks():
+        for part in blocks(self._size):
             predicted = self._prediction.integers(part)
             self._write_block(sink, self._view.integers(values[part]).astype(np.int64), predicted, part)
 
     def read(self, source: Source) -> Array:
         self._activity = [source.symbols.partition(length, ACTIVITY_ALPHABET, np.int64) for length in self._lengths]
         values = np.empty(self._size, self._view.encoding.dtype)
-        for part in self._blocks():
+        for part in blocks(self._size):
             values[part] = self._view.values(self._read_block(source, self._prediction.integers(part), part))
         return values
 
@@ -174,15 +172,11 @@ class _Changes:
     def _count(self, values: Array) -> list[Integers]:
         """Bit lengths of the number of changes in every row, and in every column."""
         counts = [np.zeros(length, np.int64) for length in self._lengths]
-        for part in self._blocks() if counts else ():
+        for part in blocks(self._size) if counts else ():
             changed = self._view.integers(values[part]).astype(np.int64) != self._prediction.integers(part)
             for count, axis in zip(counts, self._axes(part), strict=False):
                 np.add.at(count, axis[changed], 1)
         return [np.frexp(count.astype(np.float64))[1].astype(np.int64) for count in counts]
-
-    def _blocks(self) -> Iterator[slice]:
-        for start in range(0, self._size, BLOCK):
-            yield slice(start, min(start + BLOCK, self._size))
 
 
 def _to_steps(symbols: Integers, predicted: Integers, alphabet: int, zero: int) -> Integers:

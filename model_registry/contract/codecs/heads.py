@@ -77,13 +77,13 @@ class ContentHead:
             raise MalformedArtifact(f"the parts make a content of {head.content_bytes} bytes, declared are {content_bytes}")
         return head
 
-    def content(self, tensors: Sequence[EncodedTensor], *, sha256: str) -> Content:
+    def content(self, tensors: Sequence[EncodedTensor], *, sha256: str, limits: Limits) -> Content:
         """Put decoded tensors to the head. The digest is compared before the manifest is read. Raises ContentMismatch."""
         digest = hashlib.sha256()
         for part in content_parts(self.manifest, self.graph, tensors):
             digest.update(part)
         require_digest(digest.hexdigest(), sha256)
-        return Content(Manifest.from_bytes(self.manifest), self.graph, tuple(tensors))
+        return Content(Manifest.from_bytes(self.manifest, max_bytes=limits.max_manifest_bytes), self.graph, tuple(tensors))
 
 
 def require_digest(found: str, declared: str) -> None:

@@ -35,7 +35,7 @@ def decode(base: Content | None, payload: bytes, *, size: int, sha256: str, limi
     known = {t.name: t for t in base.tensors} if base else {}
     tensors = [decode_tensor(known.get(t.name), t, *pair, source) for t, pair in zip(head.tensors, coders, strict=True)]
     source.end()
-    return head.content(tensors, sha256=sha256)
+    return head.content(tensors, sha256=sha256, limits=limits)
 
 
 def _dictionary(base: Content | None) -> bytes:

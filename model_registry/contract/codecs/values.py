@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from model_registry.contract.codecs.integers import Array, IntegerView, from_ordered, ordered
-from model_registry.contract.codecs.numbers import read_numbers, write_numbers
+from model_registry.contract.codecs.numbers import blocks, read_numbers, write_numbers
 from model_registry.contract.codecs.sections import Sink, Source, compress, decompress
 from model_registry.contract.entropy import unzigzag, zigzag
 from model_registry.contract.errors import MalformedArtifact, UnsupportedArtifact
@@ -64,7 +64,7 @@ def _write(coder: ValueCoder, sink: Sink, tensor: EncodedTensor) -> bool:
         case ValueCoder.SYMBOLS:
             sink.symbols.partition(view.integers(tensor.values), view.alphabet or 1)
         case ValueCoder.NUMBERS:
-            write_numbers(sink.symbols, zigzag(tensor.values))
+            write_numbers(sink.symbols, zigzag(tensor.values.ravel()))
         case ValueCoder.PLANES:
             for plane in _planes(tensor.values):
                 sink.symbols.partition(plane, 256)
@@ -93,7 +93,10 @@ def _read(coder: ValueCoder, view: IntegerView, size: int, source: Source) -> Ar
         case ValueCoder.SYMBOLS:
             return view.values(source.symbols.partition(size, view.alphabet or 1, np.uint8))
         case ValueCoder.NUMBERS:
-            return unzigzag(read_numbers(source.symbols, size)).astype(dtype)
+            values = np.empty(size, dtype)
+            for part in blocks(size):
+                values[part] = unzigzag(read_numbers(source.symbols, part.stop - part.start)).astype(dtype)
+            return values
         case ValueCoder.PLANES:
             return _from_planes([source.symbols.partition(size, 256, np.uint8) for _ in range(dtype.itemsize)], dtype)
         case ValueCoder.PALETTE:
