@@ -66,7 +66,7 @@ class DurableFile(Generic[T]):
             return self._default
         try:
             return self._parse(json.loads(data))
-        except (ValueError, Refusal):
+        except (ValueError, RecursionError, Refusal):
             log.warning("%s is damaged and counts as absent", self._path)
             return self._default
 
