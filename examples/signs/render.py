@@ -152,6 +152,16 @@ def write_folder(out: Path, per_class: int, seed: int, disturbance: Disturbance,
             (folder / f"{number:05d}.jpg").write_bytes(made.jpeg)
 
 
+def contact_sheet(shown: Sequence[Sample], columns: int) -> Image.Image:
+    """Pictures side by side, to be looked at."""
+    pictures = [Image.open(io.BytesIO(one.jpeg)) for one in shown]
+    side = pictures[0].width + 2
+    sheet = Image.new("RGB", (columns * side, math.ceil(len(pictures) / columns) * side), (255, 255, 255))
+    for position, one in enumerate(pictures):
+        sheet.paste(one, (position % columns * side + 1, position // columns * side + 1))
+    return sheet
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description="Render pictures of road signs, one folder for each class.")
@@ -160,8 +170,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--disturbance", choices=sorted(DISTURBANCES), default=CLEAR.name)
     parser.add_argument("--side", type=int, default=SIDE, help="pixels")
+    parser.add_argument("--sheet", type=Path, help="also write the first six of each class as one picture")
     options = parser.parse_args(arguments)
-    write_folder(options.out, options.per_class, options.seed, DISTURBANCES[options.disturbance], side=options.side)
+    strength = DISTURBANCES[options.disturbance]
+    write_folder(options.out, options.per_class, options.seed, strength, side=options.side)
+    if options.sheet:
+        shown = samples(6 * len(LABELS), options.seed, strength, side=options.side)
+        contact_sheet(shown, len(LABELS)).save(options.sheet, quality=85)
 
 
 if __name__ == "__main__":
