@@ -172,7 +172,11 @@ def verify_envelope(envelope: Envelope, public_key: Mapping[str, Any]) -> None:
 
     Raises Untrusted: an unsupported or malformed key, another key's id, a wrong signature.
     """
-    key = vehicle_key(public_key)
+    verify_signed_by(envelope, vehicle_key(public_key))
+
+
+def verify_signed_by(envelope: Envelope, key: Key) -> None:
+    """The same with a key that ``vehicle_key`` has read before, for who checks many messages. Raises Untrusted."""
     if envelope.keyid != key.keyid:
         raise Untrusted("the message is signed with another key than the vehicle enrolled with")
     try:
