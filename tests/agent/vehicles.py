@@ -1,0 +1,139 @@
+"""Vehicles as their owner sees them: a state directory, the commands, a process that answers."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from client_agent.agent import Agent
+from client_agent.config import Config
+from client_agent.journal import Progress
+from client_agent.machine import Observer, unobserved
+from client_agent.slots import Record, Slots
+from client_agent.stop import StopSignal
+from tests.agent.models import FAMILY, HARDWARE, picture
+from tests.agent.registry import TOKEN, FakeRegistry
+
+LIFE_S = 60.0
+
+
+@dataclass
+class Vehicle:
+    """One vehicle of the fleet."""
+
+    state: Path
+    registry: FakeRegistry
+    vehicle_id: str = "car-1"
+
+    def command(self, name: str, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+        """Run one of the agent's commands to its end."""
+        command = [sys.executable, "-m", "client_agent.cli", name, "--state", str(self.state), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, timeout=LIFE_S, check=False, **options)
+
+    def enrol(self) -> Vehicle:
+        from client_agent.cli import main
+
+        roots = self.registry.write_roots(self.state.with_name("roots"))
+        arguments = ["--server", self.registry.url, "--token", TOKEN, "--vehicle-id", self.vehicle_id, "--family", FAMILY]
+        assert main(["enroll", "--state", str(self.state), *arguments, "--hardware-id", HARDWARE, "--roots", str(roots)]) == 0
+        # Nobody asks these vehicles anything while they are on probation, unless a test does.
+        replace(self.config, probation_s=0.0).save(self.state)
+        return self
+
+    @property
+    def config(self) -> Config:
+        return Config.load(self.state)
+
+    @property
+    def slots(self) -> Slots:
+        return Slots(self.state / "slots")
+
+    @property
+    def running(self) -> Record | None:
+        return self.slots.index.running
+
+    def boot(self, observe: Observer = unobserved) -> Agent:
+        """An agent in this process, awake."""
+        agent = Agent(self.state, self.config, StopSignal(), observe=observe)
+        agent.wake()
+        return agent
+
+    def check(self, observe: Observer = unobserved) -> Progress:
+        """One pass of a freshly started agent."""
+        return self.boot(observe).check()
+
+    @contextmanager
+    def daemon(
+        self, *, program: tuple[str, ...] = ("-m", "client_agent.cli", "run"), env: dict[str, str] | None = None
+    ) -> Iterator[Daemon]:
+        """A running agent process, ended by its own pid."""
+        socket_path = self.state.parent / f"{self.vehicle_id}.sock"
+        command = [sys.executable, *program, "--state", str(self.state), "--listen", f"unix:{socket_path}"]
+        log = (self.state.parent / f"{self.vehicle_id}.log").open("ab")
+        with log, subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, **(env or {})}) as process:
+            try:
+                yield Daemon(process, socket_path)
+            finally:
+                if process.poll() is None:
+                    process.kill()
+
+
+@dataclass
+class Daemon:
+    """A running agent, asked through its socket."""
+
+    process: subprocess.Popen[bytes]
+    socket_path: Path
+
+    def ask(self, method: str, path: str, body: bytes | None = None) -> tuple[int, dict[str, Any]]:
+        connection = UnixConnection(self.socket_path)
+        try:
+            connection.request(method, path, body)
+            response = connection.getresponse()
+            return response.status, json.loads(response.read())
+        finally:
+            connection.close()
+
+    def version(self) -> str | None:
+        """The version that answers a question now; None while nobody does."""
+        try:
+            status, answer = self.ask("POST", f"/v2/models/{FAMILY}/classify", picture())
+        except (OSError, http.client.HTTPException):
+            return None
+        return str(answer["model_version"]) if status == 200 else None
+
+    def terminate(self) -> int:
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(20)
+
+
+class UnixConnection(http.client.HTTPConnection):
+    """HTTP over a Unix socket."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__("localhost", timeout=10)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self._path))
+
+
+def eventually(condition: Callable[[], bool], what: str, seconds: float = 20.0) -> None:
+    """Poll until a condition holds."""
+    ends_at = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < ends_at, f"after {seconds:g} s still not: {what}"
+        time.sleep(0.02)
