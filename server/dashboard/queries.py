@@ -78,7 +78,7 @@ def overview(session: Session, *, now: datetime, recent_s: float) -> Overview:
         .join(Version, Version.id == Rollout.version_id)
         .order_by(Rollout.id.desc())
         .limit(ROLLOUTS_SHOWN)
-    ).tuples()
+    )
     number = session.scalar(select(func.count()).select_from(Rollout)) or 0
     return Overview(
         fleet=_fleet(session, now - timedelta(seconds=recent_s)),
@@ -205,7 +205,7 @@ def _rollout_line(rollout: Rollout, version: Version, tallies: Sequence[Tally]) 
 
 
 def _fleet(session: Session, recent_since: datetime) -> Fleet:
-    states = dict(session.execute(select(Vehicle.state, func.count()).group_by(Vehicle.state)).tuples().all())
+    states = dict(session.execute(select(Vehicle.state, func.count()).group_by(Vehicle.state)).all())
     served, failed = session.execute(
         select(func.coalesce(func.sum(Presence.inferences_served), 0), func.coalesce(func.sum(Presence.inferences_failed), 0))
     ).one()
@@ -229,8 +229,9 @@ def _families(session: Session) -> tuple[FamilyLine, ...]:
         .outerjoin(Job, Job.id == Version.job_id)
         .order_by(Version.release_counter.desc())
     )
-    for version, progress, step in session.execute(rows).tuples():
-        vehicles = running.get((version.family, version.content_sha256), 0)
+    for version, progress, step in session.execute(rows):
+        # Without content it is not published, and no vehicle runs it.
+        vehicles = running.get((version.family, version.content_sha256), 0) if version.content_sha256 else 0
         if vehicles or len(versions[version.family]) < VERSIONS_SHOWN:
             versions[version.family].append(
                 _version_line(version, progress or 0.0, step or "", vehicles, deltas.get(version.id))
@@ -248,7 +249,7 @@ def _family_line(family: Family, versions: list[VersionLine], running: Mapping[t
 def _vehicles_by_digest(session: Session) -> Mapping[tuple[str, str | None], int]:
     groups = (Vehicle.family, Vehicle.installed_sha256)
     query = select(*groups, func.count()).where(Vehicle.state == VehicleState.ACCEPTED).group_by(*groups)
-    return {(family, digest): count for family, digest, count in session.execute(query).tuples()}
+    return {(family, digest): count for family, digest, count in session.execute(query)}
 
 
 def _smallest_deltas(session: Session) -> Mapping[int, tuple[int, str]]:
@@ -260,7 +261,7 @@ def _smallest_deltas(session: Session) -> Mapping[int, tuple[int, str]]:
         .order_by(Delta.size_bytes.desc(), base.release_counter)
     )
     # The last one of each version stays.
-    return {version: (size, name) for version, size, name in session.execute(query).tuples() if size is not None}
+    return {version: (size, name) for version, size, name in session.execute(query) if size is not None}
 
 
 def _version_line(version: Version, progress: float, step: str, vehicles: int, delta: tuple[int, str] | None) -> VersionLine:
