@@ -79,7 +79,7 @@ class Demo:
 
     def drive(self, vehicle_ids: Sequence[str]) -> None:
         """Point a camera at every vehicle; from here on, each unanswered picture counts as dropped."""
-        pictures = samples(24, seed=7, disturbance="easy")
+        pictures = samples(24, seed=7)
         for vehicle_id in vehicle_ids:
             path = self.folder / vehicle_id / "infer"
             wait_until(lambda path=path: is_answering(path, FAMILY), what=f"{vehicle_id}'s first answer", timeout_s=60)  # type: ignore[misc]

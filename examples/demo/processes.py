@@ -27,7 +27,7 @@ class Processes:
 
     logs: Path
     environment: dict[str, str]
-    _running: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    _running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     def start(self, name: str, command: Sequence[str]) -> subprocess.Popen[bytes]:
         """Start a program that runs until ``stop_all``."""
@@ -35,7 +35,7 @@ class Processes:
             process = subprocess.Popen(
                 _with_path(command), stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=os.environ | self.environment
             )
-        self._running.append(process)
+        self._running[name] = process
         return process
 
     def call(self, name: str, command: Sequence[str], *, timeout_s: float = 120) -> str:
@@ -60,21 +60,21 @@ class Processes:
         return value
 
     def ended(self) -> list[str]:
-        """Command lines of programs that are no longer running and should be."""
-        return [" ".join(map(str, p.args)) for p in self._running if p.poll() is not None]  # type: ignore[union-attr]
+        """Names of programs that are no longer running and should be."""
+        return [name for name, process in self._running.items() if process.poll() is not None]
 
     def wait(self) -> None:
         """Block until every program has ended or Ctrl-C."""
-        for process in self._running:
+        for process in self._running.values():
             process.wait()
 
     def stop_all(self) -> None:
         """Ask every program to end, youngest first; end those that do not listen."""
-        for process in reversed(self._running):
+        for process in reversed(self._running.values()):
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM)
         deadline = time.monotonic() + GRACE_S
-        for process in reversed(self._running):
+        for process in reversed(self._running.values()):
             try:
                 process.wait(max(0.1, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
