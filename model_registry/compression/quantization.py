@@ -117,17 +117,30 @@ def on_base(name: str, values: Floats, base: EncodedTensor) -> EncodedTensor:
 
 def finer_and_finer(name: str, values: Floats, base: EncodedTensor, own: EncodedTensor) -> Iterator[EncodedTensor]:
     """Encodings of a changed tensor, cheapest to reach from ``base`` first; the last one is exact."""
-    yield on_base(name, values, base)
+    nearest = on_base(name, values, base)
     if own.encoding is Encoding.CODEBOOK:
-        yield in_base_order(own, base)
-    elif own.encoding is Encoding.FLOAT16:
-        yield own
+        # Shared values that moved change the codebook; weights that moved change indices.
+        yield from sorted((nearest, in_base_order(own, base)), key=lambda tensor: _changes(tensor, base))
     else:
-        grids = (Encoding.GRID8, Encoding.GRID16)
-        coarsest = base if base.encoding in grids and base.scale.size == 1 else own
-        for halvings in range(MAX_HALVINGS + 1) if coarsest.encoding in grids else ():
-            yield on_grid(name, values, float(coarsest.scale[0]) / 2**halvings)
+        yield nearest
+        yield from _halved(name, values, base, own)
     yield keep_exactly(name, values)
+
+
+def _halved(name: str, values: Floats, base: EncodedTensor, own: EncodedTensor) -> Iterator[EncodedTensor]:
+    """Grids with the base's step, or the tensor's own, and ever smaller halves of it."""
+    grids = (Encoding.GRID8, Encoding.GRID16)
+    coarsest = base if base.encoding in grids and base.scale.size == 1 else own
+    for halvings in range(MAX_HALVINGS + 1) if coarsest.encoding in grids else ():
+        yield on_grid(name, values, float(coarsest.scale[0]) / 2**halvings)
+
+
+def _changes(tensor: EncodedTensor, base: EncodedTensor) -> int:
+    """How many numbers differ; all of them where the encodings do."""
+    if tensor.encoding is not base.encoding:
+        return tensor.size
+    entries = np.count_nonzero(tensor.scale != base.scale) if tensor.scale.shape == base.scale.shape else tensor.scale.size
+    return int(np.count_nonzero(tensor.values != base.values)) + int(entries)
 
 
 def in_base_order(tensor: EncodedTensor, base: EncodedTensor) -> EncodedTensor:
