@@ -10,6 +10,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,6 +57,13 @@ def postgres_server(shared_by_all_workers: Path) -> Iterator[str]:
 @pytest.fixture
 def postgres_url(postgres_server: str) -> Iterator[str]:
     """Address of an empty database, as SQLAlchemy takes it; it is dropped after the test."""
+    with fresh_database(postgres_server) as url:
+        yield url
+
+
+@contextmanager
+def fresh_database(postgres_server: str) -> Iterator[str]:
+    """An empty database for as long as the block lasts."""
     name = f"test_{secrets.token_hex(8)}"
     plain = postgres_server.replace("+psycopg", "")
     with psycopg.connect(plain, autocommit=True) as administrator:
@@ -89,6 +97,11 @@ def s3_administrator(s3_server: dict[str, str]) -> S3Client:
 @pytest.fixture
 def s3_endpoint(s3_server: dict[str, str], s3_administrator: S3Client) -> S3Location:
     """An empty bucket on a real S3 server, and how to reach it. It goes with the server."""
+    return fresh_bucket(s3_server, s3_administrator)
+
+
+def fresh_bucket(s3_server: dict[str, str], s3_administrator: S3Client) -> S3Location:
+    """A new bucket of the server."""
     bucket = f"test-{secrets.token_hex(8)}"
     s3_administrator.create_bucket(Bucket=bucket)
     return S3Location(bucket=bucket, **s3_server)  # type: ignore[arg-type]
