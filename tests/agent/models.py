@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
 from onnx import TensorProto, helper
+from PIL import Image
 
 from model_registry.contract.content import Content
 from model_registry.contract.golden import golden_inputs, summarise
@@ -22,13 +24,24 @@ PREPROCESSING = Preprocessing((SIDE, SIDE), None, "RGB", (127.5,) * 3, (1 / 127.
 Array = npt.NDArray[np.float32]
 
 
-def graph(hidden: int) -> bytes:
-    """Two dense layers; the weights are declared, not held."""
+# Black is -1 in every channel: the root of (mean + 0.99) is then no number.
+BRITTLE = [
+    helper.make_node("ReduceMean", ["x"], ["m"], keepdims=1),
+    helper.make_node("Constant", [], ["c"], value_float=0.99),
+    helper.make_node("Add", ["m", "c"], ["a"]),
+    helper.make_node("Sqrt", ["a"], ["q"]),
+    helper.make_node("Mul", ["x", "q"], ["s"]),
+]
+
+
+def graph(hidden: int, *, brittle: bool = False) -> bytes:
+    """Two dense layers; the weights are declared, not held. A brittle one answers NaN to a black picture."""
     shapes = {"w1": (3 * SIDE * SIDE, hidden), "w2": (hidden, len(LABELS))}
     model = helper.make_model(
         helper.make_graph(
             [
-                helper.make_node("Flatten", ["x"], ["f"]),
+                *(BRITTLE if brittle else [helper.make_node("Identity", ["x"], ["s"])]),
+                helper.make_node("Flatten", ["s"], ["f"]),
                 helper.make_node("MatMul", ["f", "w1"], ["h"]),
                 helper.make_node("Tanh", ["h"], ["t"]),
                 helper.make_node("MatMul", ["t", "w2"], ["y"]),
@@ -61,11 +74,13 @@ def make_content(
     seed: int = 1,
     change: Callable[[Array], Array] = unchanged,
     golden_change: Callable[[Array], Array] | None = None,
+    brittle: bool = False,
 ) -> Content:
     """A model; ``change`` edits the last layer's weights, ``golden_change`` those that the golden vectors were made with."""
-    honest = _content(version, hidden, seed, golden_change or change, ())
+    network = graph(hidden, brittle=brittle)
+    honest = _content(version, network, hidden, seed, golden_change or change, ())
     vectors = [_vector(honest, seed) for seed in (7, 8)]
-    return _content(version, hidden, seed, change, tuple(vectors))
+    return _content(version, network, hidden, seed, change, tuple(vectors))
 
 
 def _vector(content: Content, seed: int) -> GoldenVector:
@@ -73,7 +88,7 @@ def _vector(content: Content, seed: int) -> GoldenVector:
 
 
 def _content(
-    version: str, hidden: int, seed: int, change: Callable[[Array], Array], golden: tuple[GoldenVector, ...]
+    version: str, network: bytes, hidden: int, seed: int, change: Callable[[Array], Array], golden: tuple[GoldenVector, ...]
 ) -> Content:
     rng = np.random.default_rng(seed)
     first = (rng.standard_normal((3 * SIDE * SIDE, hidden)) * 0.05).astype(np.float32)
@@ -89,16 +104,19 @@ def _content(
         family=FAMILY,
         version=version,
     )
-    return Content(manifest, graph(hidden), (float32_tensor("w1", first), float32_tensor("w2", last)))
+    return Content(manifest, network, (float32_tensor("w1", first), float32_tensor("w2", last)))
 
 
 def picture(seed: int = 0) -> bytes:
     """A PNG file."""
-    import io
+    return encoded(np.random.default_rng(seed).integers(0, 256, (40, 50, 3), np.uint8))
 
-    from PIL import Image
 
-    pixels = np.random.default_rng(seed).integers(0, 256, (40, 50, 3), np.uint8)
+def black_picture() -> bytes:
+    return encoded(np.zeros((SIDE, SIDE, 3), np.uint8))
+
+
+def encoded(pixels: npt.NDArray[np.uint8], form: str = "PNG") -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")
+    Image.fromarray(pixels).save(buffer, form)
     return buffer.getvalue()

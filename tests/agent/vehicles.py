@@ -16,12 +16,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from client_agent.agent import Agent
+from client_agent.agent import Agent, open_slots
 from client_agent.config import Config
 from client_agent.journal import Progress
 from client_agent.machine import Observer, unobserved
 from client_agent.slots import Record, Slots
 from client_agent.stop import StopSignal
+from model_registry.contract.content import Content
 from tests.agent.models import FAMILY, HARDWARE, picture
 from tests.agent.registry import TOKEN, FakeRegistry
 
@@ -51,13 +52,26 @@ class Vehicle:
         replace(self.config, probation_s=0.0).save(self.state)
         return self
 
+    def install(self, content: Content, counter: int) -> Vehicle:
+        """Put a proven model in, as an earlier update left it."""
+        manifest = content.manifest
+        slot = self.slots.store(Record(content.sha256, manifest.family, manifest.version, counter), content.data)
+        self.slots.activate(slot)
+        self.slots.mark_good(slot)
+        return self
+
+    def log(self) -> str:
+        """What the last agent processes wrote."""
+        path = self.state.parent / f"{self.vehicle_id}.log"
+        return path.read_text() if path.exists() else ""
+
     @property
     def config(self) -> Config:
         return Config.load(self.state)
 
     @property
     def slots(self) -> Slots:
-        return Slots(self.state / "slots")
+        return open_slots(self.state)
 
     @property
     def running(self) -> Record | None:
@@ -105,13 +119,17 @@ class Daemon:
         finally:
             connection.close()
 
-    def version(self) -> str | None:
-        """The version that answers a question now; None while nobody does."""
+    def try_ask(self, method: str, path: str, body: bytes | None = None) -> tuple[int, dict[str, Any]] | None:
+        """None while nobody answers."""
         try:
-            status, answer = self.ask("POST", f"/v2/models/{FAMILY}/classify", picture())
+            return self.ask(method, path, body)
         except (OSError, http.client.HTTPException):
             return None
-        return str(answer["model_version"]) if status == 200 else None
+
+    def version(self) -> str | None:
+        """The version that answers a question now; None while nobody does."""
+        answer = self.try_ask("POST", f"/v2/models/{FAMILY}/classify", picture())
+        return str(answer[1]["model_version"]) if answer and answer[0] == 200 else None
 
     def terminate(self) -> int:
         self.process.send_signal(signal.SIGTERM)

@@ -1,0 +1,110 @@
+"""kill -9 on entering and on leaving every state, in real processes: afterwards a model answers, and the update completes."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from client_agent.machine import Moment
+from client_agent.states import State
+from model_registry.contract.content import Content
+from model_registry.contract.messages import DeploymentState
+from tests.agent.models import FAMILY, black_picture, make_content
+from tests.agent.registry import FakeRegistry, serving
+from tests.agent.vehicles import Daemon, Vehicle, eventually
+
+BY_DELTA = [
+    State.CHECKING,
+    State.RESOLVING,
+    State.DOWNLOADING_DELTA,
+    State.PATCHING,
+    State.SELF_TESTING,
+    State.SWAPPING,
+    State.PROBATION,
+    State.REPORTING,
+]
+BY_FULL = [State.DOWNLOADING_FULL, State.UNPACKING]
+LAUNCHER = (str(Path(__file__).with_name("killed_at.py")),)
+
+
+@pytest.fixture(scope="module")
+def fleet(keys: Path, v1: Content, v2: Content) -> Iterator[FakeRegistry]:
+    """A registry with two good versions, a delta between them, and a version that breaks on black pictures."""
+    with serving(keys) as registry:
+        registry.publish(v1, 1)
+        registry.publish(v2, 2)
+        registry.publish_delta("1.0.0", "2.0.0")
+        registry.publish(make_content("3.0.0", brittle=True), 3)
+        yield registry
+
+
+def delta_path(fleet: FakeRegistry) -> str:
+    return next(
+        f"deltas/{FAMILY}/{one.content.sha256[:16]}-{two.content.sha256[:16]}.dfd"
+        for one, two in [(fleet.published["1.0.0"], fleet.published["2.0.0"])]
+    )
+
+
+def killed(vehicle: Vehicle, state: State, moment: Moment, *, black: bool = False) -> None:
+    """Run an agent that kills itself there; until then the old model answers."""
+    with vehicle.daemon(program=LAUNCHER, env={"KILL_AT": f"{state}:{moment}"}) as daemon:
+
+        def gone() -> bool:
+            if black:
+                ask_black(daemon)
+            return daemon.process.poll() is not None
+
+        eventually(gone, f"killed {moment} {state}", 60)
+        assert daemon.process.returncode == -signal.SIGKILL, vehicle.log()
+
+
+def ask_black(daemon: Daemon) -> None:
+    daemon.try_ask("POST", f"/v2/models/{FAMILY}/classify", black_picture())
+
+
+@pytest.mark.parametrize("moment", list(Moment))
+@pytest.mark.parametrize("state", BY_DELTA + BY_FULL)
+def test_killed_there_a_model_answers_and_the_update_completes(
+    fleet: FakeRegistry, tmp_path: Path, v1: Content, state: State, moment: Moment
+) -> None:
+    vehicle = Vehicle(tmp_path / "car", fleet, f"car-{state}-{moment}").enrol().install(v1, 1)
+    deployment = vehicle.vehicle_id
+    fleet.assign(vehicle.vehicle_id, "2.0.0", deployment, delta=None if state in BY_FULL else delta_path(fleet))
+    killed(vehicle, state, moment)
+    with vehicle.daemon() as daemon:
+        eventually(lambda: daemon.version() is not None, "an answer after the restart")
+        assert daemon.version() in ("1.0.0", "2.0.0")
+        eventually(lambda: daemon.version() == "2.0.0", "the new model answers")
+        eventually(lambda: ended(fleet, deployment) is DeploymentState.SUCCEEDED, "success is reported")
+        assert daemon.terminate() == 0
+    assert vehicle.running is not None
+    assert vehicle.running.mark == "good"
+    assert fleet.replays == 0
+
+
+@pytest.mark.parametrize("moment", list(Moment))
+@pytest.mark.parametrize("state", [State.RETURNING, State.REPORTING])
+def test_killed_while_going_back_the_old_model_answers_and_the_failure_is_reported(
+    fleet: FakeRegistry, tmp_path: Path, v1: Content, state: State, moment: Moment
+) -> None:
+    vehicle = Vehicle(tmp_path / "car", fleet, f"back-{state}-{moment}").enrol().install(v1, 1)
+    replace(vehicle.config, probation_s=30.0).save(vehicle.state)
+    deployment = vehicle.vehicle_id
+    fleet.assign(vehicle.vehicle_id, "3.0.0", deployment)
+    killed(vehicle, state, moment, black=True)
+    with vehicle.daemon() as daemon:
+        eventually(lambda: daemon.version() == "1.0.0", "the old model answers")
+        eventually(lambda: ended(fleet, deployment) is DeploymentState.FAILED, "the failure is reported")
+        assert daemon.version() == "1.0.0"
+        assert daemon.terminate() == 0
+    assert vehicle.running is not None
+    assert (vehicle.running.version, vehicle.slots.index.counter_floor) == ("1.0.0", 1)
+
+
+def ended(fleet: FakeRegistry, deployment: str) -> DeploymentState | None:
+    report = fleet.last_report(deployment)
+    return report.state if report and report.state.final else None
