@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any, cast
 from urllib.parse import urlsplit
 
+from securesystemslib.formats import encode_canonical
 from securesystemslib.signer import CryptoSigner, Signer, SSlibKey
-from tuf.api.metadata import Metadata
-from tuf.api.serialization.json import JSONSerializer
 
 from client_agent.repositories import TrustedRepositories
 from client_agent.transport import HttpStatus, Response, Transport
@@ -233,10 +232,10 @@ class Attacker:
         files[name] = self._edited(files[name], key, change)
 
     def signed(self, document: dict[str, Any], key: Role) -> bytes:
-        metadata: Metadata[Any] = Metadata.from_dict({"signed": document, "signatures": []})
-        for signer in self._signers(key):
-            metadata.sign(signer, append=True)
-        return metadata.to_bytes(JSONSerializer(compact=True))
+        """Any JSON, signed: what no honest program would write included."""
+        data = str(encode_canonical(document)).encode()
+        signatures = [signer.sign(data).to_dict() for signer in self._signers(key)]
+        return json.dumps({"signatures": signatures, "signed": document}).encode()
 
     def _edited(self, data: bytes, key: Role, change: Callable[[dict[str, Any]], object]) -> bytes:
         document = cast("dict[str, Any]", json.loads(data)["signed"])
