@@ -161,6 +161,7 @@ def _workplace(folder: Path | None) -> Iterator[Path]:
 
 
 def main() -> int:
+    """Tell the story once; returns 0 when every promise was kept."""
     parser = argparse.ArgumentParser(prog="make demo", description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--keep", action="store_true", help="leave everything running and print the dashboard's address")
     parser.add_argument("--folder", type=Path, help="work here instead of in a temporary folder (emptied first)")
