@@ -238,7 +238,8 @@ class _Repository:
             ) from exc
         except tuf_errors.BadVersionNumberError as exc:
             raise RollbackRefused(f"{self._name} repository: {exc}") from exc
-        except (tuf_errors.RepositoryError, ValueError) as exc:
+        except (tuf_errors.RepositoryError, ValueError, TypeError, AttributeError, LookupError) as exc:
+            # The last four: well-signed nonsense, such as a role whose name is a number; the client's types are not checked.
             raise Untrusted(f"{self._name} repository: {exc}") from exc
         except tuf_errors.DownloadError as exc:
             raise Unreachable(f"{self._name} repository: {exc}") from exc

@@ -24,20 +24,7 @@ IMAGE = {
     f"family-{FAMILY}": Role.FAMILY,
     f"deltas-{FAMILY}": Role.DELTA,
 }
-NONSENSE: list[Any] = [None, True, -1, 0, 2**70, 0.5, "", "x" * 5000, "\n../", [], {}, [[]], {"": {}}]
-    None,
-    True,
-    -1,
-    0,
-    2**70,
-    "",
-    "x" * 5000,
-    "\ud800".encode("utf-8", "replace").decode(),
-    [],
-    {},
-    [[]],
-    {"": {}},
-]
+NONSENSE: list[Any] = [None, True, -1, 0, 2**70, "", "x" * 5000, "\n../", [], {}, [[]], {"": {}}]
 
 
 @pytest.fixture(autouse=True)
@@ -124,6 +111,12 @@ def test_nonsense_under_a_good_signature_is_refused_or_without_effect(
             if target:
                 found = repositories.delta(path, base_sha256=V1.target.content_sha256, content_sha256=V2.target.content_sha256)
                 assert found.delta == delta(V1, V2)
+
+
+def test_a_role_whose_name_is_no_name_is_refused(registry: Registry, vehicle: Vehicle, path: str) -> None:
+    Attacker(registry, *Role).edit_image("targets", Role.TARGETS, lambda d: d["delegations"]["roles"][0].update(name=True))
+    with pytest.raises(Untrusted, match="image repository"):
+        vehicle.resolved()
 
 
 def test_the_nonsense_reaches_the_vehicle(registry: Registry, vehicle: Vehicle) -> None:
