@@ -21,7 +21,6 @@ from server.settings import Settings, SettingsRefused
 Clock = Callable[[], datetime]
 IMAGE_METADATA = "metadata/image/"
 MAX_METADATA_BYTES = 16 * 1024 * 1024
-IMAGE_ROOT_FILE, DIRECTOR_ROOT_FILE = "image-root.json", "director-root.json"
 
 
 def utc_now() -> datetime:
@@ -100,17 +99,10 @@ def migrate_database(settings: Settings) -> None:
         database.close()
 
 
-def publish_roots(registry: Registry) -> None:
-    """Make sure that vehicles find signed metadata, and that operators find the two roots to put into vehicles."""
+def publish_metadata(registry: Registry) -> None:
+    """Make sure that there is signed metadata, if only of nothing, before the first vehicle asks. Raises KeyringRefused."""
     with registry.database.signing():
         registry.image_repository.initialize()
-    roots = registry.settings.roots_directory
-    roots.mkdir(parents=True, exist_ok=True)
-    newest = 1
-    while registry.metadata.read(f"{newest + 1}.root.json") is not None:
-        newest += 1
-    (roots / IMAGE_ROOT_FILE).write_bytes(registry.metadata.read(f"{newest}.root.json") or b"")
-    (roots / DIRECTOR_ROOT_FILE).write_bytes(registry.director.root())
 
 
 def make_store(settings: Settings) -> ArtifactStore:

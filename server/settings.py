@@ -98,11 +98,6 @@ class Settings(BaseSettings):
         return self.keys_directory or self.data / "keys"
 
     @property
-    def roots_directory(self) -> Path:
-        """Where ``serve`` leaves the two signed roots that a vehicle is given before it enrols."""
-        return self.data / "roots"
-
-    @property
     def operator_token_file(self) -> Path:
         return self.data / "operator-token"
 

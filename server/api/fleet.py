@@ -112,7 +112,7 @@ def _vehicle_answer(row: Vehicle, seen: Presence | None) -> VehicleAnswer:
             release_counter=row.installed_counter,
         )
     return VehicleAnswer(
-        vehicle_id=row.id,
+        id=row.id,
         family=row.family,
         hardware_id=row.hardware_id,
         state=row.state,

@@ -146,7 +146,7 @@ class InstalledAnswer(Answer):
 class VehicleAnswer(Answer):
     """A vehicle. Inferences count since its agent's installation."""
 
-    vehicle_id: str
+    id: str
     family: str
     hardware_id: str
     state: str
