@@ -27,6 +27,7 @@ from model_registry.contract.messages import MAX_MESSAGE_BYTES
 
 CHUNK_BYTES = 64 * 1024
 MAX_REDIRECTS = 4
+MAX_REFUSAL_BYTES = 4 * 1024
 REDIRECTS = (301, 302, 303, 307, 308)
 
 
@@ -99,6 +100,7 @@ class HttpTransport:
         headers = {"Range": f"bytes={start}-"} if start else {}
         with self._exchange("GET", url, headers) as (response, final_url):
             if response.status not in (200, 206):
+                self._read_to_end(response, final_url)
                 raise HttpStatus(response.status, url)
             skip = start if response.status == 200 else 0
             if response.status == 206 and not _starts_at(response, start):
@@ -169,6 +171,14 @@ class HttpTransport:
         raise Unreachable(
             f"{shown(url)} is not an https address", remedy="use https, or set allow_plain_http on a network of your own"
         )
+
+    def _read_to_end(self, response: urllib3.BaseHTTPResponse, url: str) -> None:
+        """Take the short body of a refusal, so that its connection serves again. Every check of signed metadata ends in a 404
+        (is there a newer root?), and a TLS handshake costs more than the whole check."""
+        declared = response.headers.get("Content-Length", "")
+        if declared.isdecimal() and int(declared) <= MAX_REFUSAL_BYTES:
+            for _ in self._body(response, url, MAX_REFUSAL_BYTES):
+                pass
 
     def _body(self, response: urllib3.BaseHTTPResponse, url: str, cap: int) -> Iterator[bytes]:
         declared = response.headers.get("Content-Length", "")

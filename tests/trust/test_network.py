@@ -149,6 +149,17 @@ def test_a_vehicle_resolves_over_real_http(registry: Registry, vehicle: Vehicle)
         assert vehicle.resolved() == "2.0.0"
 
 
+def test_one_connection_serves_a_whole_resolution(registry: Registry, vehicle: Vehicle) -> None:
+    """The 404s that say "no newer root" leave it usable; each handshake saved is worth more than the metadata."""
+    site = Site(registry)
+    with http_server(lambda request: replace(site(request), body=site(request).body or b'{"status": 404}')) as url:
+        transport = HttpTransport(TlsSettings(), QUICK)
+        vehicle.transport, vehicle.base_url = transport, url
+        assert vehicle.resolved() == "2.0.0"
+        pool = transport._pool.connection_from_url(url)
+        assert (pool.num_connections, pool.num_requests) == (1, REQUESTS)
+
+
 def test_metadata_cut_on_the_wire_is_unreachable_and_then_resolved(registry: Registry, vehicle: Vehicle) -> None:
     site, cuts = Site(registry), ["snapshot.json", "targets.json", "timestamp.json"]
 
