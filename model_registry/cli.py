@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
@@ -390,10 +390,10 @@ def _readable(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:.6g}"
 
 
-def run(program: typer.Typer) -> None:
-    """Run a program; a refusal becomes one line on standard error and exit code 1."""
+def run(program: typer.Typer, arguments: Sequence[str] | None = None) -> None:
+    """Run a program and exit; a refusal becomes one line on standard error and exit code 1."""
     try:
-        program()
+        program(args=arguments, prog_name="deltafleet")
     except Refusal as refusal:
         print(f"deltafleet: {' '.join(str(refusal).split())}", file=sys.stderr)
         sys.exit(1)

@@ -73,14 +73,15 @@ def as_codebook(name: str, values: Floats, *, rounded: bool) -> EncodedTensor | 
     bits = np.unique(np.ascontiguousarray(values).view(np.uint32))
     if not 0 < bits.size <= MAX_ENTRIES:
         return None
-    entries = np.sort(bits.view(np.float32))
+    # Sorting floats themselves would make all NaN the same NaN; places are sorted instead.
+    places = np.argsort(bits.view(np.float32), kind="stable")
+    entries = bits.view(np.float32)[places]
     if rounded:
         entries = _rounded(entries)
         return EncodedTensor(name, Encoding.CODEBOOK, _nearest(entries, values), entries)
     # Compared as bits: a negative zero stays one.
-    order = np.argsort(entries.view(np.uint32), kind="stable")
-    found = np.searchsorted(entries.view(np.uint32)[order], np.ascontiguousarray(values).view(np.uint32))
-    return EncodedTensor(name, Encoding.CODEBOOK, order[found].astype(np.uint8).reshape(values.shape), entries)
+    found = np.searchsorted(bits, np.ascontiguousarray(values).view(np.uint32))
+    return EncodedTensor(name, Encoding.CODEBOOK, np.argsort(places)[found].astype(np.uint8).reshape(values.shape), entries)
 
 
 def on_grid(name: str, values: Floats, step: float) -> EncodedTensor:

@@ -91,12 +91,12 @@ def read_labels(text: str) -> tuple[str, ...]:
             "the labels have no columns class_index and name", remedy="start the file with class_index,name"
         )
     try:
-        names = {int(row["class_index"]): str(row["name"]) for row in rows}
+        pairs = sorted((int(row["class_index"]), str(row["name"])) for row in rows)
     except (TypeError, ValueError) as exc:
         raise MalformedArtifact("a class_index is not a number") from exc
-    if sorted(names) != list(range(len(names))) or not names:
+    if not pairs or [index for index, _ in pairs] != list(range(len(pairs))):
         raise MalformedArtifact("the labels do not name every class from 0 on exactly once")
-    return tuple(names[index] for index in range(len(names)))
+    return tuple(name for _, name in pairs)
 
 
 def read_preprocessing(text: str) -> Preprocessing:

@@ -1,0 +1,78 @@
+"""Settings chosen on pictures."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from model_registry.compression import search
+from model_registry.compression.pipeline import SourceNetwork, read_network
+from model_registry.compression.recipe import Recipe
+from model_registry.contract.errors import MalformedArtifact, ManifestRefused
+from model_registry.contract.full import encode_full
+from model_registry.models.evaluation import Sample, content_engine, read_picture
+from tests.registry.networks import SMALL, foreign_onnx
+
+
+SIXTEEN = Recipe(preprocessing=replace(SMALL, resize=(16, 16)))
+
+
+@pytest.fixture
+def network(tmp_path: Path) -> SourceNetwork:
+    return read_network(foreign_onnx(tmp_path / "network.onnx", classes=2000), SIXTEEN)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    (tmp_path / "pictures").mkdir()
+    for index in range(12):
+        small = Image.fromarray(rng.integers(0, 256, (6, 6, 3), np.uint8))
+        small.resize((48, 48), Image.Resampling.NEAREST).save(tmp_path / "pictures" / f"{index}.png")
+    return tmp_path / "pictures"
+
+
+def quiet(_: float, __: str) -> None:
+    return
+
+
+def test_divergence_is_zero_for_equal_answers_and_grows_with_the_difference() -> None:
+    logits = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
+    assert search.mean_divergence(logits, logits) == 0
+    near, far = (search.mean_divergence(logits, logits + by * np.eye(5, 4, dtype=np.float32)) for by in (0.1, 1.0))
+    assert 0 < near < far
+
+
+def test_calibration_takes_the_smallest_within_the_bound(network: SourceNetwork, folder: Path) -> None:
+    found = search.calibrate(network, folder, base=None, progress=quiet)
+    within = [point for point in found.points if point.damage <= search.MAX_DIVERGENCE]
+    assert len(encode_full(found.content)) == min(point.bytes for point in within)
+    assert found.points[0].setting == "lossless"
+    sizes = [point.bytes for point in found.points]
+    assert sizes == sorted(sizes, reverse=True)
+
+
+def test_no_drop_allowed_means_no_drop_seen(network: SourceNetwork, folder: Path) -> None:
+    engine = content_engine(network.exact())
+    assert network.manifest.preprocessing is not None
+    paths = sorted(folder.iterdir())
+    labels = [int(engine(network.manifest.preprocessing.apply(read_picture(path))).argmax()) for path in paths]
+    samples = [Sample(path, label) for path, label in zip(paths, labels, strict=True)]
+    found = search.within_drop(network, samples, 0.0, base=None, progress=quiet)
+    chosen = next(p for p in found.points if p.bytes == len(encode_full(found.content)))
+    assert chosen.damage <= 0
+    loose = search.within_drop(network, samples, 100.0, base=None, progress=quiet)
+    assert len(encode_full(loose.content)) < len(encode_full(found.content))
+
+
+def test_pictures_and_preprocessing_are_needed(tmp_path: Path, network: SourceNetwork, folder: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(MalformedArtifact, match="no pictures"):
+        search.calibrate(network, tmp_path / "empty", base=None, progress=quiet)
+    foreign = read_network(foreign_onnx(tmp_path / "f.onnx"), Recipe())
+    with pytest.raises(ManifestRefused, match="--preprocess"):
+        search.calibrate(foreign, folder, base=None, progress=quiet)
