@@ -56,7 +56,7 @@ def image_metadata(name: str, request: Request) -> Response:
     cache: MetadataCache = request.app.state.metadata
     data = cache.read(name) if _METADATA.fullmatch(name) else None
     if data is None:
-        raise NotFound(f"the image repository has no file {name[:128]!r}")
+        return nothing()
     return Response(data, media_type=JSON, headers={"Cache-Control": NEVER if name == TIMESTAMP else FOREVER})
 
 
@@ -78,5 +78,13 @@ def image_target(path: str, registry: TheRegistry) -> Response:
 @router.get("/director/{vehicle_id}/metadata/{name}", response_class=Response)
 def director_metadata(vehicle_id: str, name: str, registry: TheRegistry) -> Response:
     """A file of what the director has signed for this vehicle."""
-    data = directing.metadata_file(registry.database, registry.director, vehicle_id[:64], name, registry.clock())
+    try:
+        data = directing.metadata_file(registry.database, registry.director, vehicle_id[:64], name, registry.clock())
+    except NotFound:
+        return nothing()
     return Response(data, media_type=JSON, headers={"Cache-Control": NEVER})
+
+
+def nothing() -> Response:
+    """A 404 without a body: every vehicle asks for the next root at every check, and pays for each byte of the answer."""
+    return Response(status_code=404, headers={"Cache-Control": NEVER})
