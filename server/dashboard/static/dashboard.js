@@ -3,7 +3,7 @@
 
 const FIRST_DELAY_MS = 1000;
 const LONGEST_DELAY_MS = 30000;
-const WORDS = { on: "Live", wait: "Reconnecting", off: "Paused" };
+const WORDS = { begin: "Connecting", on: "Live", wait: "Reconnecting", off: "Paused" };
 
 const address = document.body.dataset.events;
 let source = null;
@@ -73,6 +73,7 @@ function show(state) {
 function follow() {
   clearTimeout(retry);
   if (source) source.close();
+  else show("begin");
   source = new EventSource(address);
   source.addEventListener("open", () => show("on"));
   source.addEventListener("regions", take);
