@@ -38,10 +38,20 @@ TRUST, SLOTS, STAGING = "trust", "slots", "staging"
 JOURNAL_FILE, REPORTS_FILE, COUNTERS_FILE = "journal.json", "reports.json", "counters.json"
 
 
+Clock = Callable[[], datetime]
+
+
+def utc_now() -> datetime:
+    """The vehicle's clock, right or wrong."""
+    return datetime.now(UTC)
+
+
 class Agent:
     """One vehicle's agent over one state directory, which the caller has locked."""
 
-    def __init__(self, directory: Path, config: Config, stop: StopSignal, *, observe: Observer = unobserved) -> None:
+    def __init__(
+        self, directory: Path, config: Config, stop: StopSignal, *, observe: Observer = unobserved, clock: Clock = utc_now
+    ) -> None:
         self._stop = stop
         self._rng = random.Random()  # noqa: S311 - spreads check-ins, hides nothing
         self._counters = _counters_file(directory / COUNTERS_FILE)
@@ -58,7 +68,7 @@ class Agent:
             slots=self._slots,
             staging=Staging(directory / STAGING),
             registry=registry,
-            repositories=_repositories(directory / TRUST, config, transport.counting(tally.add_metadata)),
+            repositories=_repositories(directory / TRUST, config, transport.counting(tally.add_metadata), clock),
             transport=transport,
             reports=ReportQueue(directory / REPORTS_FILE, registry),
             tally=tally,
@@ -85,7 +95,6 @@ class Agent:
 
     def check(self) -> Progress:
         """Finish what a restart interrupted, then one pass. Raises OSError, Stopped."""
-        self._machine.resume()
         return self._machine.check()
 
     def run(self) -> None:
@@ -130,7 +139,7 @@ def open_slots(directory: Path) -> Slots:
     return Slots(directory / SLOTS)
 
 
-def _repositories(directory: Path, config: Config, transport: HttpTransport) -> Callable[[], Repositories]:
+def _repositories(directory: Path, config: Config, transport: HttpTransport, clock: Clock) -> Callable[[], Repositories]:
     def make() -> Repositories:
         # The TUF client is only loaded by a vehicle that has something to fetch.
         from client_agent.repositories import TrustedRepositories  # noqa: PLC0415
@@ -141,7 +150,7 @@ def _repositories(directory: Path, config: Config, transport: HttpTransport) -> 
             base_url=config.server,
             vehicle_id=config.vehicle_id,
             hardware_id=config.hardware_id,
-            clock=lambda: datetime.now(UTC),
+            clock=clock,
             build_time=RELEASED,
         )
 

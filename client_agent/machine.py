@@ -117,7 +117,7 @@ class Machine:
 
     def _moved(self, progress: Progress, event: Event) -> Progress:
         moved = replace(progress, state=next_state(progress.state, event))
-        if moved.state is State.IDLE and event is not Event.UNREACHABLE:
+        if moved.state is State.IDLE and event not in (Event.UNREACHABLE, Event.RESTARTED):
             moved = replace(moved, silences=0)
         if moved.state is not progress.state:
             log.info("%s -> %s (%s)", progress.state, moved.state, event)

@@ -78,9 +78,9 @@ def make_content(
 ) -> Content:
     """A model; ``change`` edits the last layer's weights, ``golden_change`` those that the golden vectors were made with."""
     network = graph(hidden, brittle=brittle)
-    honest = _content(version, network, hidden, seed, golden_change or change, ())
+    honest = _content(version, network, (), hidden=hidden, seed=seed, change=golden_change or change)
     vectors = [_vector(honest, seed) for seed in (7, 8)]
-    return _content(version, network, hidden, seed, change, tuple(vectors))
+    return _content(version, network, tuple(vectors), hidden=hidden, seed=seed, change=change)
 
 
 def _vector(content: Content, seed: int) -> GoldenVector:
@@ -88,7 +88,7 @@ def _vector(content: Content, seed: int) -> GoldenVector:
 
 
 def _content(
-    version: str, network: bytes, hidden: int, seed: int, change: Callable[[Array], Array], golden: tuple[GoldenVector, ...]
+    version: str, network: bytes, golden: tuple[GoldenVector, ...], *, hidden: int, seed: int, change: Callable[[Array], Array]
 ) -> Content:
     rng = np.random.default_rng(seed)
     first = (rng.standard_normal((3 * SIDE * SIDE, hidden)) * 0.05).astype(np.float32)

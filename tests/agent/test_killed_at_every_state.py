@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -92,7 +91,7 @@ def test_killed_while_going_back_the_old_model_answers_and_the_failure_is_report
     fleet: FakeRegistry, tmp_path: Path, v1: Content, state: State, moment: Moment
 ) -> None:
     vehicle = Vehicle(tmp_path / "car", fleet, f"back-{state}-{moment}").enrol().install(v1, 1)
-    replace(vehicle.config, probation_s=30.0).save(vehicle.state)
+    vehicle.configure(probation_s=30.0)
     deployment = vehicle.vehicle_id
     fleet.assign(vehicle.vehicle_id, "3.0.0", deployment)
     killed(vehicle, state, moment, black=True)

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from client_agent.agent import Agent, open_slots
+from client_agent.agent import Agent, Clock, open_slots, utc_now
 from client_agent.config import Config
 from client_agent.journal import Progress
 from client_agent.machine import Observer, unobserved
@@ -49,8 +49,7 @@ class Vehicle:
         arguments = ["--server", self.registry.url, "--token", TOKEN, "--vehicle-id", self.vehicle_id, "--family", FAMILY]
         assert main(["enroll", "--state", str(self.state), *arguments, "--hardware-id", HARDWARE, "--roots", str(roots)]) == 0
         # Nobody asks these vehicles anything while they are on probation, unless a test does.
-        replace(self.config, probation_s=0.0).save(self.state)
-        return self
+        return self.configure(probation_s=0.0)
 
     def install(self, content: Content, counter: int) -> Vehicle:
         """Put a proven model in, as an earlier update left it."""
@@ -77,15 +76,20 @@ class Vehicle:
     def running(self) -> Record | None:
         return self.slots.index.running
 
-    def boot(self, observe: Observer = unobserved) -> Agent:
+    def boot(self, *, observe: Observer = unobserved, clock: Clock = utc_now, stop: StopSignal | None = None) -> Agent:
         """An agent in this process, awake."""
-        agent = Agent(self.state, self.config, StopSignal(), observe=observe)
+        agent = Agent(self.state, self.config, stop or StopSignal(), observe=observe, clock=clock)
         agent.wake()
         return agent
 
-    def check(self, observe: Observer = unobserved) -> Progress:
+    def check(self, *, observe: Observer = unobserved, clock: Clock = utc_now) -> Progress:
         """One pass of a freshly started agent."""
-        return self.boot(observe).check()
+        return self.boot(observe=observe, clock=clock).check()
+
+    def configure(self, **changes: Any) -> Vehicle:
+        """Edit the settings."""
+        replace(self.config, **changes).save(self.state)
+        return self
 
     @contextmanager
     def daemon(
