@@ -217,8 +217,8 @@ def counterfactual_sums(session: Session, rollout_id: int) -> tuple[int, int, in
 
 def failures(session: Session, rollout_id: int) -> dict[str, int]:
     query = (
-        select(func.coalesce(Deployment.code, "unknown"), func.count())
+        select(Deployment.code, func.count())
         .where(Deployment.rollout_id == rollout_id, Deployment.state == DeploymentState.FAILED)
-        .group_by(func.coalesce(Deployment.code, "unknown"))
+        .group_by(Deployment.code)
     )
-    return {code: count for code, count in session.execute(query)}  # noqa: C416
+    return {code or "unknown": count for code, count in session.execute(query)}
