@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from model_registry.contract.errors import Refusal
+
 if TYPE_CHECKING:
     from datetime import datetime
 
@@ -83,11 +85,15 @@ def roots(
     from model_registry.trust.signing import utc_now
 
     keyring = Keyring.load(directory)
-    output.mkdir(parents=True, exist_ok=True)
-    for repository in Repository:
-        path = output / f"{repository.value}-root.json"
-        path.write_bytes(root_chain(keyring, repository, utc_now())[-1])
-        typer.echo(path)
+    chains = {repository: root_chain(keyring, repository, utc_now()) for repository in Repository}
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        for repository, chain in chains.items():
+            path = output / f"{repository.value}-root.json"
+            path.write_bytes(chain[-1])
+            typer.echo(path)
+    except OSError as exc:
+        raise Refusal(f"{output} cannot be written: {exc.strerror}", remedy="name a folder of your own") from exc
 
 
 def _role_row(keyring: Keyring, role: Role) -> dict[str, Any]:

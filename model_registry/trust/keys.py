@@ -157,13 +157,16 @@ def init_keys(directory: Path, *, key_type: KeyType = KeyType.ED25519) -> KeysMa
 
     A private file without an entry in ``keys.json`` (an interrupted run) is taken up. Raises KeyringRefused.
     """
-    directory.mkdir(parents=True, exist_ok=True)
-    directory.chmod(0o700)
     known = _read_keys_file(directory) or {}
     missing = [role for role in Role if role not in known]
-    added = {role: _made_or_found(directory, role, key_type) for role in missing}
-    if missing:
-        replace_durably(directory / KEYS_FILE, _keys_file_bytes({**known, **added}))
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        directory.chmod(0o700)
+        added = {role: _made_or_found(directory, role, key_type) for role in missing}
+        if missing:
+            replace_durably(directory / KEYS_FILE, _keys_file_bytes({**known, **added}))
+    except OSError as exc:
+        raise KeyringRefused(f"{directory} cannot be written: {exc.strerror}", remedy="name a folder of your own") from exc
     return KeysMade(created=tuple(missing), kept=tuple(role for role in Role if role in known))
 
 
@@ -244,7 +247,7 @@ def _read_keys_file(directory: Path) -> dict[Role, RoleKeys] | None:
     path = directory / KEYS_FILE
     try:
         data = path.read_bytes()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as exc:
         raise KeyringRefused(f"{path} cannot be read: {exc.strerror}") from exc

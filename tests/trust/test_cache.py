@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
+from client_agent.journal import write_durably
 from model_registry.contract.errors import Untrusted
-from tests.trust.world import NOON, V1, V2, VEHICLE, FakeTransport, Registry, Vehicle, delta
+from tests.trust.world import NOON, V1, V2, VEHICLE, FakeTransport, Killed, Registry, Vehicle, delta
 
 
 def emptied(path: Path) -> None:
@@ -142,6 +143,29 @@ def test_a_disk_that_refuses_says_so_and_recovers(vehicle: Vehicle, monkeypatch:
         with pytest.raises(OSError, match="No space"):
             vehicle.resolved(counter_floor=1)
     assert vehicle.resolved(counter_floor=1) == "1.0.0"
+
+
+def test_a_power_cut_at_any_write_leaves_a_cache_that_serves(
+    registry: Registry, vehicle: Vehicle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry.publish(V2)
+    registry.assign(V2)
+    intact = shutil.copytree(vehicle.directory, vehicle.directory.with_name("intact"))
+    for writes in range(6):
+        shutil.rmtree(vehicle.directory)
+        shutil.copytree(intact, vehicle.directory)
+        left = iter(range(writes))
+
+        def cut_off(path: Path, data: bytes, *, left: Iterator[int] = left) -> None:
+            if next(left, None) is None:
+                raise Killed
+            write_durably(path, data)
+
+        with monkeypatch.context() as patch:
+            patch.setattr("client_agent.repositories.write_durably", cut_off)
+            with pytest.raises(Killed):
+                vehicle.resolved(counter_floor=1)
+        assert vehicle.resolved(counter_floor=1) == "2.0.0"
 
 
 def test_a_time_before_our_era_of_building_is_lifted(vehicle: Vehicle) -> None:

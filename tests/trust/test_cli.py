@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
+from model_registry.contract.errors import Refusal
 from model_registry.trust.cli import keys_app
 from model_registry.trust.keys import Keyring, KeyringRefused, Role
 from model_registry.trust.roots import Repository, parse_root
@@ -76,6 +77,17 @@ def test_a_directory_without_keys_is_a_refusal_with_a_remedy(tmp_path: Path, com
     assert isinstance(result.exception, KeyringRefused)
     assert "deltafleet keys init" in result.exception.remedy
     assert not Path("out").exists()
+
+
+def test_a_place_that_cannot_be_written_is_a_refusal(registry: Registry, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    for command in (
+        ["init", tmp_path / "file" / "keys"],
+        ["roots", registry.keyring.directory, "-o", tmp_path / "file" / "out"],
+    ):
+        result = keys(*command)
+        assert isinstance(result.exception, Refusal)
+        assert "cannot be written" in str(result.exception)
 
 
 def test_wrong_use_is_two(tmp_path: Path) -> None:
