@@ -73,16 +73,18 @@ class Prediction:
                 steps = self.new.scale.astype(np.float64)[rows if self.new.scale.size > 1 else np.zeros_like(rows)]
                 half = 1 << (self.new.width - 1)
                 with np.errstate(all="ignore"):
-                    nearest = np.clip(np.rint(weights.astype(np.float64) / steps), -half, half - 1)
-                grid: npt.NDArray[np.int64] = np.nan_to_num(nearest, nan=0.0).astype(np.int64)
-                return grid + self.new.zero
+                    nearest = np.rint(weights.astype(np.float64) / steps)
+                grid = np.clip(np.where(np.isfinite(nearest), nearest, 0), -half, half - 1)
+                return grid.astype(np.int64) + self.new.zero
 
 
 def predict(old: EncodedTensor, new: IntegerView, shape: tuple[int, ...], *, by_weight: bool) -> Prediction | None:
-    """Lay the base's tensor over ``shape``. None when it says nothing: another rank, or other integers."""
+    """Lay the base's tensor over ``shape``. None when it says nothing: another rank, other integers, no order among entries."""
     if len(old.shape) != len(shape) or (not by_weight and old.encoding is not new.encoding):
         return None
-    source: Array = old.dequantize() if by_weight else old.values
+    if by_weight and new.encoding is Encoding.CODEBOOK and not np.isfinite(new.scale).all():
+        return None
+    source: Array = _numbers(old) if by_weight else old.values
     view = None if by_weight else IntegerView(old.encoding, old.scale)
     row_size = max(math.prod(shape[1:]), 1)
     if old.shape == shape:
@@ -91,3 +93,10 @@ def predict(old: EncodedTensor, new: IntegerView, shape: tuple[int, ...], *, by_
     aligned, known = np.zeros(shape, source.dtype), np.zeros(shape, np.bool_)
     aligned[overlap], known[overlap] = source[overlap], True
     return Prediction(view, new, aligned.ravel(), known.ravel(), row_size)
+
+
+def _numbers(old: EncodedTensor) -> npt.NDArray[np.float32]:
+    """The base's weights; what is not a number counts as 0."""
+    with np.errstate(all="ignore"):
+        weights = old.dequantize()
+    return np.where(np.isnan(weights), np.float32(0), weights)

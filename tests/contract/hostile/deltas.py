@@ -1,0 +1,133 @@
+"""Hostile deltas, with the base they are to be applied to."""
+
+from __future__ import annotations
+
+import bz2
+import struct
+from collections.abc import Iterator
+
+import zstandard
+
+from model_registry.contract.codecs.bsdiff import MAX_ENTRIES
+from model_registry.contract.codecs.sections import Sink
+from model_registry.contract.delta import Codec
+from model_registry.contract.errors import (
+    ArtifactRefused,
+    ContentMismatch,
+    LimitExceeded,
+    MalformedArtifact,
+    UnsupportedArtifact,
+    WrongBase,
+)
+from model_registry.contract.full import encode_full
+from model_registry.deltas import make_delta
+from tests.contract.contents import small_network
+from tests.contract.hostile.forging import Hostile, delta, head, head_of, named, zstd_bomb
+
+BASE = small_network()
+SIZE = 1000
+
+
+def hostile_deltas() -> Iterator[Hostile]:
+    """Every delta on ``BASE`` that must be refused."""
+    yield from _headers()
+    yield from _bsdiff()
+    yield from _zstd()
+    yield from _model()
+
+
+def _headers() -> Iterator[Hostile]:
+    new = small_network(version="1.0.1", seed=2)
+    for codec in Codec:
+        good = make_delta(BASE, new, codec).data
+        yield Hostile(f"{codec}: for another base", make_delta(new, BASE, codec).data, WrongBase)
+        yield Hostile(f"{codec}: size 2^63", good[:69] + struct.pack("<Q", 2**63) + good[77:], LimitExceeded)
+        yield Hostile(
+            f"{codec}: size off by one", good[:69] + struct.pack("<Q", len(new.data) - 1) + good[77:], ArtifactRefused
+        )
+        yield Hostile(f"{codec}: bytes after the end", good + bytes(4), ArtifactRefused)
+        for at in (3, 4, 30, 60, 75, 77, 80, 100, len(good) - 1):
+            yield Hostile(f"{codec}: cut at {at}", good[:at], ArtifactRefused)
+        other = list(Codec)[(list(Codec).index(codec) + 1) % 3]
+        yield Hostile(f"{codec} called {other}", good[:4] + bytes([list(Codec).index(other)]) + good[5:], ArtifactRefused)
+    yield Hostile("codec 9", good[:4] + b"\x09" + good[5:], UnsupportedArtifact)
+    yield Hostile("a full in the place of a delta", encode_full(new), UnsupportedArtifact)
+
+
+def _patch(control: bytes, diff: bytes, extra: bytes, *, size: int = SIZE) -> bytes:
+    """A BSDIFF40 file of three streams that are compressed already."""
+    return b"BSDIFF40" + struct.pack("<qqq", len(control), len(diff), size) + control + diff + extra
+
+
+def _entry(add: int, copy: int, seek: int) -> bytes:
+    return b"".join(struct.pack("<Q", n if n >= 0 else (-n | 1 << 63)) for n in (add, copy, seek))
+
+
+def _bsdiff() -> Iterator[Hostile]:
+    def case(name: str, patch: bytes, refusal: type[ArtifactRefused] = MalformedArtifact, size: int = SIZE) -> Hostile:
+        return Hostile(f"bsdiff4: {name}", delta(BASE, Codec.BSDIFF4, patch, size=size), refusal)
+
+    def entries(*control: bytes, diff: int = 0, extra: int = 0) -> bytes:
+        return _patch(bz2.compress(b"".join(control)), bz2.compress(bytes(diff)), bz2.compress(bytes(extra)))
+
+    none, bomb, length = bz2.compress(b""), bz2.compress(bytes(1 << 28)), len(BASE.data)
+    yield case("another magic", b"BSDIFF41" + bytes(24))
+    yield case("cut header", b"BSDIFF40" + bytes(20))
+    yield case(
+        "negative stream size", b"BSDIFF40" + struct.pack("<qqQ", 10, 0, SIZE)[:8] + b"\xff" * 8 + struct.pack("<Q", SIZE)
+    )
+    yield case("result of 2^62", _patch(none, none, none, size=2**62))
+    yield case("bomb in control", _patch(bomb, none, none), LimitExceeded)
+    yield case("bomb in diff", _patch(none, bomb, none), LimitExceeded)
+    yield case("bomb in extra", _patch(none, none, bomb), LimitExceeded)
+    yield case("too many entries", entries(bytes(24 * (MAX_ENTRIES + 1))), LimitExceeded)
+    yield case("half an entry", entries(bytes(30)))
+    yield case("negative add", entries(_entry(-5, 0, 0)))
+    yield case("negative copy", entries(_entry(0, -5, 0)))
+    yield case("seek before the base", entries(_entry(0, 0, -1), _entry(10, 0, 0), diff=10))
+    yield case("seek behind the base", entries(_entry(0, 0, length), _entry(1, 0, 0), diff=1))
+    yield case("seek by 2^62", entries(_entry(0, 0, 2**62), _entry(1, 0, 0), diff=1))
+    yield case("add beyond the result", entries(_entry(SIZE + 1, 0, 0), diff=SIZE))
+    yield case("copy beyond the result", entries(_entry(0, SIZE + 1, 0), extra=SIZE))
+    yield case("diff too short", entries(_entry(SIZE, 0, 0), diff=SIZE - 1))
+    yield case("extra too short", entries(_entry(0, SIZE, 0), extra=SIZE - 1))
+    yield case("diff left over", entries(_entry(0, SIZE - 10, 0), diff=10, extra=SIZE - 10))
+    yield case("result too short", entries(_entry(10, 0, 0), diff=10))
+    yield case("result is no content", entries(_entry(0, SIZE, 0), extra=SIZE), ContentMismatch)
+    yield case("control is no bzip2", _patch(b"what is this", none, none))
+    yield case("a cut bzip2 stream", _patch(bz2.compress(_entry(0, SIZE, 0))[:-8], none, bz2.compress(bytes(SIZE))))
+    yield case("bytes behind a bzip2 stream", _patch(none + b"!", none, none))
+
+
+def _zstd() -> Iterator[Hostile]:
+    def case(name: str, frame: bytes, refusal: type[ArtifactRefused]) -> Hostile:
+        return Hostile(f"zstd: {name}", delta(BASE, Codec.ZSTD, frame, size=SIZE), refusal)
+
+    yield case("no frame", b"", MalformedArtifact)
+    yield case("noise", b"\x28\xb5\x2f\xfd" + bytes(range(200)), ArtifactRefused)
+    yield case("bomb that admits it", zstd_bomb(declared=2**31, blocks=16384), LimitExceeded)
+    yield case("bomb that denies it", zstd_bomb(declared=SIZE, blocks=16384), MalformedArtifact)
+    yield case("result is no content", zstandard.ZstdCompressor().compress(bytes(SIZE)), ContentMismatch)
+    short = zstandard.ZstdCompressor().compress(bytes(SIZE - 1))
+    yield case("result too short", short, ContentMismatch)
+
+
+def _model() -> Iterator[Hostile]:
+    def case(name: str, tensor_head: bytes, coders: bytes, data_bytes: int, sink: Sink | None = None) -> Hostile:
+        manifest = BASE.manifest.to_bytes()
+        head_bytes = head(manifest, b"", [tensor_head], coders)
+        payload = (sink or Sink()).pack(head_bytes, dictionary=head_of(BASE))
+        size = 16 + len(manifest) + len(tensor_head) + data_bytes
+        return Hostile(f"model: {name}", delta(BASE, Codec.MODEL, payload, size=size), MalformedArtifact)
+
+    weight = b"conv.weight"
+    yield case("values of a tensor that the base lacks", named(b"other", 0, (3,), 0), b"\x03\x10", 12)
+    yield case("values of another shape", named(weight, 4, (3,), 32), b"\x10\x10", 131)
+    yield case("values of another type", named(weight, 0, (32, 16, 3, 3), 0), b"\x03\x10", 4 * 4608)
+    yield case("a scale of another length", named(weight, 4, (32, 16, 3, 3), 31), b"\x10\x10", 4 * 31 + 4608)
+    yield case("changes of a tensor that the base lacks", named(b"other", 0, (3,), 0), b"\x03\x20", 12)
+    yield case("changes across ranks", named(weight, 4, (32, 144), 32), b"\x10\x20", 128 + 4608)
+    yield case("scale changes of another length", named(weight, 4, (32, 16, 3, 3), 31), b"\x20\x10", 4 * 31 + 4608)
+    smaller = Sink()
+    smaller.blob += bytes(4)
+    yield case("old indices beyond a new codebook", named(weight, 4, (32, 16, 3, 3), 1), b"\x03\x10", 4 + 4608, smaller)

@@ -1,0 +1,144 @@
+"""Hostile full artifacts."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+
+import numpy as np
+import zstandard
+
+from model_registry.contract.canonical import canonical_json
+from model_registry.contract.errors import (
+    ArtifactRefused,
+    ContentMismatch,
+    LimitExceeded,
+    MalformedArtifact,
+    ManifestRefused,
+    UnsupportedArtifact,
+)
+from model_registry.contract.full import encode_full
+from model_registry.contract.tensors import Encoding
+from tests.contract.contents import content, manifest, small_network, tensor
+from tests.contract.hostile.forging import Hostile, full, head, model_full, named, raw_full, zstd_bomb
+
+MANIFEST = manifest().to_bytes()
+
+
+def hostile_fulls() -> Iterator[Hostile]:
+    """Every full artifact that must be refused."""
+    yield from _headers()
+    yield from _payloads()
+    yield from _heads()
+    yield from _tensors()
+    yield from _manifests()
+
+
+def _headers() -> Iterator[Hostile]:
+    good = encode_full(small_network())
+    yield Hostile("empty", b"", MalformedArtifact)
+    yield Hostile("another kind", b"PK\3\4" + good[4:], UnsupportedArtifact)
+    yield Hostile("a delta in the place of a full", b"DFD1" + good[4:], UnsupportedArtifact)
+    yield Hostile("size 2^63", good[:36] + struct.pack("<Q", 2**63) + good[44:], LimitExceeded)
+    yield Hostile(
+        "size off by one", good[:36] + struct.pack("<Q", len(small_network().data) + 1) + good[44:], MalformedArtifact
+    )
+    yield Hostile("another content's digest", good[:4] + bytes(32) + good[36:], ContentMismatch)
+    for name, at in {"magic": 2, "digest": 20, "size": 40, "head length": 46, "head": 60, "end": len(good) - 1}.items():
+        yield Hostile(f"cut within {name}", good[:at], ArtifactRefused)
+    yield Hostile("bytes after the end", good + bytes(4), ArtifactRefused)
+
+
+def _payloads() -> Iterator[Hostile]:
+    def payload(frame: bytes, blob: bytes = b"", words: bytes = b"") -> bytes:
+        return struct.pack("<I", len(frame)) + frame + struct.pack("<I", len(blob)) + blob + words
+
+    yield Hostile("head length beyond the file", full(struct.pack("<I", 2**32 - 1) + bytes(20), size=100), ArtifactRefused)
+    yield Hostile("head is no zstd", full(payload(b"not zstd at all"), size=100), MalformedArtifact)
+    bomb = zstd_bomb(declared=2**31, blocks=16384)
+    yield Hostile("zstd bomb that admits it", full(payload(bomb), size=1000), LimitExceeded)
+    yield Hostile(
+        "zstd bomb that denies it", full(payload(zstd_bomb(declared=100, blocks=16384)), size=1000), MalformedArtifact
+    )
+    silent = zstandard.ZstdCompressor(write_content_size=False).compress(bytes(1000))
+    yield Hostile("zstd frame that says nothing", full(payload(silent), size=2000), MalformedArtifact)
+    empty = head(MANIFEST, b"", [], b"")
+    frame, size = zstandard.ZstdCompressor().compress(empty), 4 + len(empty)
+    yield Hostile("bytes left in the blob", full(payload(frame, b"x"), size=size), MalformedArtifact)
+    yield Hostile("words left in the stream", full(payload(frame, b"", b"\1\0\0\0"), size=size), MalformedArtifact)
+    yield Hostile("half a word", full(payload(frame, b"", b"\1\0"), size=size), MalformedArtifact)
+    yield Hostile("two zstd frames", full(payload(frame + frame), size=size), MalformedArtifact)
+
+
+def _heads() -> Iterator[Hostile]:
+    def one(tensor_head: bytes, coders: bytes = b"\x03\x00", size: int = 10_000) -> bytes:
+        return model_full(head(MANIFEST, b"", [tensor_head], coders), size=size)
+
+    count = head(MANIFEST, b"", [], b"")[:-4] + struct.pack("<I", 2**32 - 1)
+    yield Hostile("4 billion tensors", model_full(count, size=10_000), LimitExceeded)
+    yield Hostile("unknown encoding", one(named(b"w", 77, (1,), 0)), UnsupportedArtifact)
+    yield Hostile("nine dimensions", one(named(b"w", 0, (1,) * 9, 0)), MalformedArtifact)
+    yield Hostile("a name that is no text", one(named(b"\xff\xfe", 0, (1,), 0)), MalformedArtifact)
+    yield Hostile("2^256 values", one(named(b"w", 0, (2**32 - 1,) * 8, 0)), MalformedArtifact)
+    yield Hostile("4 billion steps", one(named(b"w", 2, (1,), 2**32 - 1)), MalformedArtifact)
+    shapes = named(b"w", 0, (2**27,), 0)
+    size = 16 + len(MANIFEST) + len(shapes) + 2**29
+    yield Hostile("half a gigabyte of values above the limit", one(shapes, size=size), LimitExceeded)
+    yield Hostile(
+        "a head with more than it says", model_full(head(MANIFEST, b"", [], b"xx"), size=18 + len(MANIFEST)), ArtifactRefused
+    )
+
+
+def _tensors() -> Iterator[Hostile]:
+    def coded(tensor_head: bytes, coders: bytes, data_bytes: int, blob: bytes = b"") -> bytes:
+        head_bytes = head(MANIFEST, b"", [tensor_head], coders)
+        return model_full(head_bytes, size=16 + len(MANIFEST) + len(tensor_head) + data_bytes, blob=blob)
+
+    float_head, codebook = named(b"w", 0, (4,), 0), named(b"w", 4, (4,), 2)
+    yield Hostile("unknown value coder", coded(float_head, b"\x03\x63", 16), UnsupportedArtifact)
+    yield Hostile("unknown scale coder", coded(codebook, b"\x63\x00", 12), UnsupportedArtifact)
+    yield Hostile("a coder for another encoding", coded(float_head, b"\x03\x03", 16), UnsupportedArtifact)
+    yield Hostile("the base's values without a base", coded(float_head, b"\x03\x10", 16), MalformedArtifact)
+    yield Hostile("the base's scale without a base", coded(codebook, b"\x10\x00", 12, bytes(4)), MalformedArtifact)
+    yield Hostile("changes without a base", coded(float_head, b"\x03\x20", 16), MalformedArtifact)
+    yield Hostile("fewer values than the shape", coded(float_head, b"\x03\x00", 16, bytes(12)), MalformedArtifact)
+    yield Hostile("index beyond the codebook", coded(codebook, b"\x03\x00", 12, bytes(8) + b"\0\1\2\3"), MalformedArtifact)
+    yield Hostile("codebook without entries", coded(named(b"w", 4, (4,), 0), b"\x03\x02", 4), MalformedArtifact)
+    yield Hostile("codebook of 300", coded(named(b"w", 4, (4,), 300), b"\x03\x02", 1204, bytes(1200)), MalformedArtifact)
+    yield Hostile("three steps for four rows", coded(named(b"w", 2, (4,), 3), b"\x03\x00", 16, bytes(16)), MalformedArtifact)
+    yield Hostile("floats with a step", coded(named(b"w", 0, (1,), 1), b"\x03\x00", 8, bytes(8)), MalformedArtifact)
+    yield Hostile("a nameless tensor", coded(named(b"", 0, (1,), 0), b"\x03\x00", 4, bytes(4)), MalformedArtifact)
+    yield Hostile("a name of 300 bytes", coded(named(b"w" * 300, 0, (1,), 0), b"\x03\x00", 4, bytes(4)), MalformedArtifact)
+    bomb = zstd_bomb(declared=2**30, blocks=8192)
+    inner = struct.pack("<I", len(bomb)) + bomb
+    yield Hostile("zstd bomb in a tensor", coded(float_head, b"\x03\x01", 16, inner), LimitExceeded)
+    frame = zstandard.ZstdCompressor().compress(bytes(8))
+    yield Hostile(
+        "zstd tensor too short", coded(float_head, b"\x03\x01", 16, struct.pack("<I", len(frame)) + frame), MalformedArtifact
+    )
+    twice = content(tensor("w", Encoding.FLOAT32, np.zeros(2)), tensor("v", Encoding.FLOAT32, np.zeros(2)))
+    object.__setattr__(twice.tensors[1], "name", "w")
+    yield Hostile("two tensors with one name", raw_full(twice), MalformedArtifact)
+
+
+def _manifests() -> Iterator[Hostile]:
+    plain = manifest().to_json()
+
+    def with_manifest(data: bytes) -> bytes:
+        return raw_full(content(), manifest=data)
+
+    yield Hostile("manifest is no JSON", with_manifest(b"{"), ManifestRefused)
+    yield Hostile("manifest is a list", with_manifest(b"[]"), ManifestRefused)
+    yield Hostile("manifest nested too deep", with_manifest(b"[" * 100_000), ManifestRefused)
+    yield Hostile("manifest with a huge number", with_manifest(b'{"format":' + b"9" * 5000 + b"}"), ManifestRefused)
+    yield Hostile("manifest with spaces", with_manifest(canonical_json(plain) + b" "), ManifestRefused)
+    yield Hostile("manifest with a key twice", with_manifest(b'{"format":1,"format":1}'), ManifestRefused)
+    yield Hostile("manifest with an unknown field", with_manifest(canonical_json(plain | {"run": "sh"})), ManifestRefused)
+    yield Hostile("manifest of a later format", with_manifest(canonical_json(plain | {"format": 2})), ManifestRefused)
+    yield Hostile("manifest with a path as family", with_manifest(canonical_json(plain | {"family": "../x"})), ManifestRefused)
+    labels = canonical_json(plain).replace(b'"stop"', b'"\\ud800"')
+    yield Hostile("manifest with a lone surrogate", with_manifest(labels), ManifestRefused)
+    for name, value in {"1e999": b"1e999", "deep nesting": b"[" * 900 + b"]" * 900}.items():
+        recipe = canonical_json(plain).replace(b'"recipe":{}', b'"recipe":{"x":' + value + b"}")
+        yield Hostile(f"recipe with {name}", with_manifest(recipe), ManifestRefused)
+    yield Hostile("manifest above its limit", with_manifest(b" " * (2 << 20)), LimitExceeded)

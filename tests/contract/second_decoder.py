@@ -1,0 +1,468 @@
+"""A second decoder, written from docs/container-format.md alone: plain Python integers, no numpy, none of the product's code.
+
+Slow and trusting; it exists to prove that the page is enough and that the product does what the page says.
+"""
+
+from __future__ import annotations
+
+import bz2
+import math
+import struct
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import product
+
+import zstandard
+
+FORMS = {0: "f", 1: "e", 2: "b", 3: "h", 4: "B"}
+RATIOS = (1, 16, 38, 53)
+BLOCK = 1 << 20
+
+
+class Bytes:
+    def __init__(self, data: bytes) -> None:
+        self.data, self.at = data, 0
+
+    def take(self, size: int) -> bytes:
+        assert self.at + size <= len(self.data)
+        self.at += size
+        return self.data[self.at - size : self.at]
+
+    def number(self, form: str) -> int:
+        return int(struct.unpack("<" + form, self.take(struct.calcsize("<" + form)))[0])
+
+    def block(self) -> bytes:
+        return self.take(self.number("I"))
+
+    def rest(self) -> bytes:
+        return self.take(len(self.data) - self.at)
+
+
+@dataclass
+class Tensor:
+    """Values are raw bit patterns for floats and integers otherwise; so are the entries of the scale."""
+
+    name: str
+    encoding: int
+    shape: tuple[int, ...]
+    scale: list[int]
+    values: list[int]
+
+    def head(self) -> bytes:
+        name = self.name.encode()
+        ranks = struct.pack(f"<BB{len(self.shape)}I", self.encoding, len(self.shape), *self.shape)
+        return struct.pack("<H", len(name)) + name + ranks + struct.pack("<I", len(self.scale))
+
+    def to_bytes(self) -> bytes:
+        form = {0: "I", 1: "H"}.get(self.encoding, FORMS[self.encoding])
+        scale = struct.pack(f"<{len(self.scale)}I", *self.scale)
+        return self.head() + scale + struct.pack(f"<{len(self.values)}{form}", *self.values)
+
+    @property
+    def width(self) -> int:
+        return 8 * struct.calcsize(FORMS[self.encoding])
+
+
+@dataclass
+class Content:
+    manifest: bytes
+    graph: bytes
+    tensors: list[Tensor]
+
+    def _start(self) -> bytes:
+        sizes = struct.pack("<I", len(self.manifest)), struct.pack("<I", len(self.graph))
+        return sizes[0] + self.manifest + sizes[1] + self.graph + struct.pack("<I", len(self.tensors))
+
+    def head(self) -> bytes:
+        return self._start() + b"".join(t.head() for t in self.tensors)
+
+    def to_bytes(self) -> bytes:
+        return b"DFC1" + self._start() + b"".join(t.to_bytes() for t in self.tensors)
+
+
+def read_content(data: bytes) -> Content:
+    reader = Bytes(data)
+    assert reader.take(4) == b"DFC1"
+    content = Content(reader.block(), reader.block(), [])
+    for _ in range(reader.number("I")):
+        name, encoding, shape, count = read_tensor_head(reader)
+        tensor = Tensor(name, encoding, shape, [reader.number("I") for _ in range(count)], [])
+        form = {0: "I", 1: "H"}.get(encoding, FORMS[encoding])
+        tensor.values = [reader.number(form) for _ in range(math.prod(shape))]
+        content.tensors.append(tensor)
+    assert not reader.rest()
+    return content
+
+
+def read_tensor_head(reader: Bytes) -> tuple[str, int, tuple[int, ...], int]:
+    name = reader.take(reader.number("H")).decode()
+    encoding, rank = reader.number("B"), reader.number("B")
+    return name, encoding, tuple(reader.number("I") for _ in range(rank)), reader.number("I")
+
+
+def decode_full(data: bytes) -> bytes:
+    reader = Bytes(data)
+    assert reader.take(4) == b"DFM1"
+    reader.take(32 + 8)
+    return decode_model(reader.rest(), Content(b"", b"", []), b"")
+
+
+def decode_delta(data: bytes, base: bytes) -> bytes:
+    reader = Bytes(data)
+    assert reader.take(4) == b"DFD1"
+    codec = reader.number("B")
+    reader.take(64 + 8)
+    payload = reader.rest()
+    if codec == 0:
+        old = read_content(base)
+        return decode_model(payload, old, old.head())
+    return decode_bsdiff(payload, base) if codec == 1 else inflate(payload, base)
+
+
+def inflate(frame: bytes, dictionary: bytes = b"") -> bytes:
+    raw = zstandard.ZstdCompressionDict(dictionary, dict_type=zstandard.DICT_TYPE_RAWCONTENT) if dictionary else None
+    return zstandard.ZstdDecompressor(dict_data=raw).decompress(frame)
+
+
+def decode_bsdiff(patch: bytes, base: bytes) -> bytes:
+    reader = Bytes(patch)
+    assert reader.take(8) == b"BSDIFF40"
+    control_size, diff_size, size = (magnitude(reader) for _ in range(3))
+    control = Bytes(bz2.decompress(reader.take(control_size)))
+    diff, extra = Bytes(bz2.decompress(reader.take(diff_size))), Bytes(bz2.decompress(reader.rest()))
+    result, at = b"", 0
+    while control.at < len(control.data):
+        x, y, z = (magnitude(control) for _ in range(3))
+        result += bytes((a + b) % 256 for a, b in zip(diff.take(x), base[at : at + x], strict=True)) + extra.take(y)
+        at += x + z
+    assert len(result) == size
+    return result
+
+
+def magnitude(reader: Bytes) -> int:
+    value = reader.number("Q")
+    return -(value - 2**63) if value >= 2**63 else value
+
+
+class Symbols:
+    """The symbol stream."""
+
+    def __init__(self, data: bytes) -> None:
+        self.words = list(struct.unpack(f"<{len(data) // 4}I", data))
+        self.state = 0
+        self.tables: dict[int, list[list[int]]] = {}
+        while self.state < 2**32 and self.words:
+            self._refill()
+
+    def _refill(self) -> None:
+        self.state = self.state * 2**32 + self.words.pop()
+
+    def _symbol(self, bounds: list[int]) -> int:
+        place = self.state % 2**24
+        symbol = bisect_right(bounds, place) - 1
+        begin, frequency = bounds[symbol], bounds[symbol + 1] - bounds[symbol]
+        self.state = self.state // 2**24 * frequency + place - begin
+        if self.state < 2**32 and self.words:
+            self._refill()
+        return symbol
+
+    def bits(self, width: int, count: int) -> list[int]:
+        bounds = [i << (24 - width) for i in range(2**width + 1)]
+        return [self._symbol(bounds) if width else 0 for _ in range(count)]
+
+    def partition(self, count: int, alphabet: int) -> list[int]:
+        if count == 0 or alphabet < 2:
+            return [0] * count
+        known = self.tables.setdefault(alphabet, [])
+        number = self.bits(len(known).bit_length(), 1)[0]
+        if number == len(known):
+            known.append(self._table(alphabet))
+        return [self._symbol(known[number]) for _ in range(count)]
+
+    def _table(self, alphabet: int) -> list[int]:
+        m, r = divmod(self.bits(4, 1)[0], 4)
+        s = 2**m
+        prior, p = [], 2**20
+        for _ in range(2 * s * (25 - m)):
+            prior.append(max(64, p))
+            p = p * RATIOS[r] // 64
+        bounds, token, weights = frequencies(prior), 0, []
+        for _ in range(alphabet):
+            token += unzigzag(self._symbol(bounds))
+            weights.append(token if token < s else (s + (token - s) % s) * 2 ** ((token - s) // s))
+        return frequencies(weights)
+
+    def numbers(self, count: int, contexts: list[int] | None = None) -> list[int]:
+        result = []
+        for start in range(0, count, BLOCK):
+            size = min(BLOCK, count - start)
+            result += self._numbers_block(size, contexts)
+        return result
+
+    def _numbers_block(self, count: int, contexts: list[int] | None) -> list[int]:
+        tokens = self.grouped(count, contexts, 128)
+        result = [t if t < 16 else 4 + (t - 16) % 4 for t in tokens]
+        lengths = [0 if t < 16 else 5 + (t - 16) // 4 for t in tokens]
+        for length in sorted(set(lengths) - {0}):
+            places = [i for i, found in enumerate(lengths) if found == length]
+            low = [0] * len(places)
+            for shift in range(0, length - 3, 16):
+                piece = self.bits(min(16, length - 3 - shift), len(places))
+                low = [a | (b << shift) for a, b in zip(low, piece, strict=True)]
+            for place, rest in zip(places, low, strict=True):
+                result[place] = (result[place] << (length - 3)) | rest
+        return result
+
+    def grouped(self, count: int, contexts: list[int] | None, alphabet: int) -> list[int]:
+        if contexts is None:
+            return self.partition(count, alphabet)
+        result = [0] * count
+        for context in sorted(set(contexts) - {-1}):
+            places = [i for i, found in enumerate(contexts) if found == context]
+            for place, symbol in zip(places, self.partition(len(places), alphabet), strict=True):
+                result[place] = symbol
+        return result
+
+
+def frequencies(weights: list[int]) -> list[int]:
+    """Where every symbol begins, and the end."""
+    weights = weights if any(weights) else [1] * len(weights)
+    total, n, running, bounds = sum(weights), len(weights), 0, []
+    for i, weight in enumerate(weights):
+        bounds.append(i + running * (2**24 - n) // total)
+        running += weight
+    return [*bounds, 2**24]
+
+
+def unzigzag(value: int) -> int:
+    return value // 2 if value % 2 == 0 else -(value + 1) // 2
+
+
+def zigzag(value: int) -> int:
+    return 2 * value if value >= 0 else -2 * value - 1
+
+
+def decode_model(payload: bytes, base: Content, dictionary: bytes) -> bytes:
+    reader = Bytes(payload)
+    head = Bytes(inflate(reader.block(), dictionary))
+    blob, symbols = Bytes(reader.block()), Symbols(reader.rest())
+    content = Content(head.block(), head.block(), [])
+    heads = [read_tensor_head(head) for _ in range(head.number("I"))]
+    known = {t.name: t for t in base.tensors}
+    for name, encoding, shape, count in heads:
+        tensor, old = Tensor(name, encoding, shape, [], []), known.get(name)
+        tensor.scale = scale(head.number("B"), count, old, blob, symbols)
+        tensor.values = values(head.number("B"), tensor, old, blob, symbols)
+        content.tensors.append(tensor)
+    assert not head.rest()
+    assert not blob.rest()
+    assert symbols.state == 0
+    assert not symbols.words
+    return content.to_bytes()
+
+
+def as_float(bits: int, form: str = "f") -> float:
+    kind = {"f": "I", "e": "H"}[form]
+    return float(struct.unpack("<" + form, struct.pack("<" + kind, bits))[0])
+
+
+def as_bits(value: float, form: str) -> int:
+    try:
+        raw = struct.pack("<" + form, value)
+    except OverflowError:
+        raw = struct.pack("<" + form, math.copysign(math.inf, value))
+    return int(struct.unpack("<" + {"f": "I", "e": "H"}[form], raw)[0])
+
+
+def half_of(width: int) -> int:
+    return 1 << (width - 1)
+
+
+def ordered(bits: int, width: int) -> int:
+    return (1 << width) - 1 - bits if bits >= half_of(width) else bits + half_of(width)
+
+
+def unordered(integer: int, width: int) -> int:
+    integer %= 1 << width
+    return integer - half_of(width) if integer >= half_of(width) else (1 << width) - 1 - integer
+
+
+def scale(coder: int, count: int, old: Tensor | None, blob: Bytes, symbols: Symbols) -> list[int]:
+    if coder == 16:
+        assert old is not None
+        return old.scale
+    form = "e" if coder % 2 == 0 else "f"
+    width = 8 * struct.calcsize(form)
+    if coder in (2, 3):
+        plain = [blob.number("H" if form == "e" else "I") for _ in range(count)]
+    else:
+        steps = [unzigzag(number) for number in symbols.numbers(count)]
+        plain, before = [], 0
+        for i, step in enumerate(steps):
+            if coder >= 32:
+                assert old is not None
+                before = ordered(as_bits(as_float(old.scale[i]), form), width)
+            before = (before + step) % 2**width
+            plain.append(unordered(before, width))
+    return [as_bits(as_float(bits, form), "f") for bits in plain]
+
+
+class Numbering:
+    """Integers of a tensor's values, as the page defines them."""
+
+    def __init__(self, encoding: int, entries: list[int]) -> None:
+        self.encoding = encoding
+        self.width = 8 * struct.calcsize(FORMS[encoding])
+        self.order = sorted(range(len(entries)), key=lambda i: (ordered(entries[i], 32), i)) if encoding == 4 else []
+        self.alphabet = {2: 256, 4: len(entries)}.get(encoding)
+        zeros = [rank for rank, entry in enumerate(self.order) if as_float(entries[entry]) == 0]
+        self.zero = {2: 128, 3: 0, 4: zeros[0] if zeros else None}.get(encoding, half_of(self.width))
+
+    def integer(self, value: int) -> int:
+        match self.encoding:
+            case 4:
+                return self.order.index(value)
+            case 2:
+                return value + 128
+            case 3:
+                return value
+            case _:
+                return ordered(value, self.width)
+
+    def value(self, integer: int) -> int:
+        match self.encoding:
+            case 4:
+                return self.order[integer]
+            case 2:
+                return integer - 128
+            case 3:
+                return integer
+            case _:
+                return unordered(integer, self.width)
+
+
+def values(coder: int, new: Tensor, old: Tensor | None, blob: Bytes, symbols: Symbols) -> list[int]:
+    size, numbering = math.prod(new.shape), Numbering(new.encoding, new.scale)
+    form = {0: "I", 1: "H"}.get(new.encoding, FORMS[new.encoding])
+    match coder:
+        case 0:
+            return [blob.number(form) for _ in range(size)]
+        case 1:
+            return list(struct.unpack(f"<{size}{form}", inflate(blob.block())))
+        case 2:
+            assert numbering.alphabet
+            return [numbering.value(i) for i in symbols.partition(size, numbering.alphabet)]
+        case 3:
+            return [unzigzag(number) for number in symbols.numbers(size)]
+        case 4:
+            planes = [symbols.partition(size, 256) for _ in range(new.width // 8)]
+            turned = [int.from_bytes(bytes(column), "big") for column in zip(*planes, strict=True)]
+            return [(bits >> 1) | (bits % 2 << (new.width - 1)) for bits in turned]
+        case 5:
+            steps = symbols.numbers(blob.number("B") + 1)
+            palette = [unordered(sum(steps[: i + 1]), new.width) for i in range(len(steps))]
+            return [palette[i] for i in symbols.partition(size, len(palette))]
+        case 16:
+            assert old is not None
+            return old.values
+        case _:
+            assert old is not None
+            return changes(coder - 32, new, old, numbering, symbols)
+
+
+def weight(old: Tensor, place: int) -> float:
+    value = old.values[place]
+    if old.encoding < 2:
+        return as_float(value, FORMS[old.encoding])
+    if old.encoding == 4:
+        return as_float(old.scale[value])
+    row = place // max(math.prod(old.shape[1:]), 1) if len(old.scale) > 1 else 0
+    return as_float(as_bits(value * as_float(old.scale[row]), "f"))
+
+
+def predictions(new: Tensor, old: Tensor, numbering: Numbering, by_weight: int) -> list[int | None]:
+    olds = Numbering(old.encoding, old.scale)
+    result: list[int | None] = []
+    strides = [math.prod(old.shape[axis + 1 :]) for axis in range(len(old.shape))]
+    for index in product(*map(range, new.shape)):
+        if any(i >= side for i, side in zip(index, old.shape, strict=True)):
+            result.append(None)
+            continue
+        place = sum(i * stride for i, stride in zip(index, strides, strict=True))
+        if by_weight:
+            found = weight(old, place)
+            result.append(nearest(new, numbering, 0.0 if math.isnan(found) else found, index[0] if index else 0))
+        else:
+            integer = olds.integer(old.values[place])
+            result.append(min(integer, numbering.alphabet - 1) if numbering.alphabet else integer)
+    return result
+
+
+def nearest(new: Tensor, numbering: Numbering, value: float, row: int) -> int:
+    if new.encoding == 4:
+        levels = [as_float(new.scale[entry]) for entry in numbering.order]
+        return bisect_left([(a + b) / 2 for a, b in zip(levels[1:], levels[:-1], strict=True)], value)
+    if new.encoding < 2:
+        return ordered(as_bits(value, FORMS[new.encoding]), new.width)
+    step, half = as_float(new.scale[row if len(new.scale) > 1 else 0]), half_of(new.width)
+    quotient = value / step if step else math.nan
+    grid = round(quotient) if math.isfinite(quotient) else 0
+    return max(-half, min(half - 1, grid)) + (128 if new.encoding == 2 else 0)
+
+
+def changes(number: int, new: Tensor, old: Tensor, numbering: Numbering, symbols: Symbols) -> list[int]:
+    by_weight, replaced, activity = number // 6, number // 3 % 2, number % 3
+    predicted = predictions(new, old, numbering, by_weight)
+    lengths = [symbols.partition(side, 33) for side in new.shape[:activity]]
+    result: list[int] = []
+    for start in range(0, len(predicted), BLOCK):
+        block = predicted[start : start + BLOCK]
+        places = range(start, start + len(block))
+        kinds, count = kinds_of(block, numbering)
+        contexts = list(kinds)
+        for i, place in enumerate(places if activity else ()):
+            rows = math.prod(new.shape[1:])
+            axes = place // rows, place % rows // (rows // new.shape[1])
+            found = [length[axis] for length, axis in zip(lengths, axes, strict=False)]
+            contexts[i] = min(15, sum(found)) * count + kinds[i] if all(found) else -1
+        filled = [numbering.zero or 0 if p is None else p for p in block]
+        decode = replacements if replaced else steps
+        result += [numbering.value(i) for i in decode(filled, contexts, kinds, numbering, symbols)]
+    return result
+
+
+def kinds_of(block: list[int | None], numbering: Numbering) -> tuple[list[int], int]:
+    if numbering.encoding >= 2:
+        return [2 if p is None else int(p == numbering.zero) for p in block], 3
+    mantissa = 23 if numbering.encoding == 0 else 10
+    filled = [numbering.zero or 0 if p is None else p for p in block]
+    fields = [unordered(p, numbering.width) % half_of(numbering.width) >> mantissa for p in filled]
+    return [16 if p is None else min(15, max(fields) - field) for p, field in zip(block, fields, strict=True)], 17
+
+
+Decode = Callable[[list[int], list[int], list[int], Numbering, Symbols], Iterator[int]]
+
+
+def steps(predicted: list[int], contexts: list[int], kinds: list[int], numbering: Numbering, symbols: Symbols) -> Iterator[int]:
+    if numbering.alphabet is None:
+        for p, number in zip(predicted, symbols.numbers(len(predicted), contexts), strict=True):
+            yield p + unzigzag(number)
+        return
+    alphabet, half = numbering.alphabet, numbering.alphabet // 2
+    for p, sent in zip(predicted, symbols.grouped(len(predicted), contexts, alphabet), strict=True):
+        step = sent
+        if numbering.zero is not None and p != numbering.zero:
+            to_zero = zigzag((numbering.zero - p + half) % alphabet - half)
+            step = to_zero if sent == 1 else sent - 1 if 2 <= sent <= to_zero else sent
+        yield (p + unzigzag(step)) % alphabet
+
+
+def replacements(
+    predicted: list[int], contexts: list[int], kinds: list[int], numbering: Numbering, symbols: Symbols
+) -> Iterator[int]:
+    assert numbering.alphabet
+    flags = symbols.grouped(len(predicted), contexts, 2)
+    chosen = [kind for kind, flag in zip(kinds, flags, strict=True) if flag]
+    fresh = iter(symbols.grouped(len(chosen), chosen, numbering.alphabet))
+    yield from (next(fresh) if flag else p for p, flag in zip(predicted, flags, strict=True))

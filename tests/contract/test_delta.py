@@ -1,0 +1,213 @@
+"""Delta artifacts: every codec gives the new content back, and the model codec spends bytes on what changed only."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+
+from model_registry.contract.codecs import changes
+from model_registry.contract.codecs.heads import ContentHead
+from model_registry.contract.codecs.integers import IntegerView
+from model_registry.contract.codecs.scales import encode_scale
+from model_registry.contract.codecs.sections import Sink
+from model_registry.contract.content import Content
+from model_registry.contract.delta import Codec, DeltaHeader, apply_delta, read_delta_header
+from model_registry.contract.errors import ContentMismatch, LimitExceeded, UnsupportedArtifact, WrongBase
+from model_registry.contract.full import encode_full
+from model_registry.contract.limits import DEFAULT_LIMITS
+from model_registry.contract.tensors import EncodedTensor, Encoding
+from model_registry.deltas import counterfactuals, make_delta, make_deltas
+from tests.contract import second_decoder
+from tests.contract.contents import content, pairs, small_network, sparse_codebook, tensor
+
+
+@settings(deadline=None)
+@given(pairs())
+def test_every_codec_gives_the_new_content_back(pair: tuple[Content, Content]) -> None:
+    base, new = pair
+    for codec in Codec:
+        delta = make_delta(base, new, codec)
+        assert apply_delta(base, delta.data).data == new.data
+        assert second_decoder.decode_delta(delta.data, base.data) == new.data
+
+
+@settings(deadline=None)
+@given(pairs())
+def test_every_way_of_coding_changes_gives_the_values_back(pair: tuple[Content, Content]) -> None:
+    """The encoder keeps the cheapest way only; here all of them are decoded, by the second decoder too."""
+    base, new = pair
+    known = {t.name: t for t in base.tensors}
+    for fresh in (t for t in new.tensors if t.name in known):
+        for number, sink in changes.encode_changes(known[fresh.name], fresh):
+            data, single = _delta_of_one_tensor(base, new, fresh, number, sink)
+            assert apply_delta(base, data).data == single.data
+            assert second_decoder.decode_delta(data, base.data) == single.data
+
+
+def _delta_of_one_tensor(base: Content, new: Content, fresh: EncodedTensor, number: int, sink: Sink) -> tuple[bytes, Content]:
+    single = Content(new.manifest, new.graph, (fresh,))
+    scale_number, packed = encode_scale(fresh.scale)
+    packed.extend(sink)
+    head = ContentHead.of(single).to_bytes() + bytes([scale_number, number])
+    header = DeltaHeader(Codec.MODEL, base.sha256, single.sha256, len(single.data))
+    return header.to_bytes() + packed.pack(head, dictionary=ContentHead.of(base).to_bytes()), single
+
+
+def test_the_header_names_base_and_content() -> None:
+    base, new = small_network(), small_network(version="1.0.1", seed=2)
+    header = read_delta_header(make_delta(base, new, Codec.ZSTD).data)
+    assert header == DeltaHeader(Codec.ZSTD, base.sha256, new.sha256, len(new.data))
+
+
+def test_make_delta_takes_the_smallest() -> None:
+    base, new = small_network(), small_network(version="1.0.1", seed=2)
+    sizes = {delta.codec: len(delta.data) for delta in make_deltas(base, new, list(Codec))}
+    assert set(sizes) == set(Codec)
+    assert len(make_delta(base, new).data) == min(sizes.values())
+
+
+def _with(base: Content, *fresh: EncodedTensor) -> Content:
+    by_name = {t.name: t for t in fresh}
+    tensors = tuple(by_name.pop(t.name, t) for t in base.tensors)
+    return Content(replace(base.manifest, version="1.0.1"), base.graph, (*tensors, *by_name.values()))
+
+
+def _size(base: Content, new: Content) -> int:
+    return len(make_delta(base, new, Codec.MODEL).data)
+
+
+LAYER = sparse_codebook("layer.weight", (128, 64, 3, 3), seed=7)
+BASE = content(LAYER, tensor("layer.bias", Encoding.GRID8, np.arange(128) - 64, [0.5]))
+NOTHING = _size(BASE, _with(BASE))
+
+
+def test_a_new_name_alone_costs_the_header_and_a_few_bytes() -> None:
+    assert NOTHING < 77 + 60
+
+
+def test_changed_indices_cost_about_their_information() -> None:
+    rng = np.random.default_rng(8)
+    values = LAYER.values.ravel().copy()
+    places = rng.choice(values.size, 300, replace=False)
+    values[places] = rng.integers(0, 32, 300)
+    new = _with(BASE, EncodedTensor(LAYER.name, LAYER.encoding, values.reshape(LAYER.shape), LAYER.scale))
+    # 300 of 73,728 places: 9.4 bits each; 32 entries: 5 bits each.
+    assert _size(BASE, new) - NOTHING < 300 * (9.4 + 5) / 8 * 1.15
+
+
+def test_changes_in_one_row_do_not_pay_for_the_others() -> None:
+    rng = np.random.default_rng(9)
+    values = LAYER.values.copy()
+    values[17] = rng.integers(0, 32, values.shape[1:])
+    new = _with(BASE, EncodedTensor(LAYER.name, LAYER.encoding, values, LAYER.scale))
+    assert _size(BASE, new) - NOTHING < values[17].size * 5 / 8 + 60
+
+
+def test_moved_centroids_cost_the_codebook_only() -> None:
+    moved = (LAYER.scale * np.float32(1.01)).astype(np.float16).astype(np.float32)
+    new = _with(BASE, EncodedTensor(LAYER.name, LAYER.encoding, LAYER.values, moved))
+    assert _size(BASE, new) - NOTHING < 2 * LAYER.scale.size
+
+
+def test_pruned_weights_cost_little_more_than_where_they_are() -> None:
+    rng = np.random.default_rng(10)
+    pruned = np.where((rng.random(LAYER.shape) < 0.3) & (LAYER.values > 0), 0, LAYER.values).astype(np.uint8)
+    new = _with(BASE, EncodedTensor(LAYER.name, LAYER.encoding, pruned, LAYER.scale))
+    nonzero = int((LAYER.values > 0).sum())
+    assert _size(BASE, new) - NOTHING < nonzero * 0.8813 / 8 * 1.1
+
+
+def test_a_head_with_more_rows_costs_the_new_rows_only() -> None:
+    head = sparse_codebook("head.weight", (20, 512), seed=11)
+    more = sparse_codebook("head.weight", (22, 512), seed=12)
+    grown = np.concatenate([head.values, more.values[20:]])
+    base = content(head)
+    new = _with(base, EncodedTensor(head.name, head.encoding, grown, head.scale))
+    assert _size(base, new) - NOTHING < 2 * 512 * 5 / 8
+    back = _with(new, head)
+    assert _size(new, back) - NOTHING < 20
+
+
+def test_a_finer_codebook_is_predicted_by_weight() -> None:
+    finer = np.unique(np.concatenate([LAYER.scale, LAYER.scale + np.float32(0.01)])).astype(np.float32)
+    indices = np.searchsorted(finer, LAYER.dequantize()).astype(np.uint8)
+    new = _with(BASE, EncodedTensor(LAYER.name, LAYER.encoding, indices, finer))
+    assert _size(BASE, new) - NOTHING < 4 * finer.size + 60
+
+
+@pytest.mark.parametrize("encoding", [Encoding.FLOAT32, Encoding.FLOAT16])
+def test_floats_that_moved_a_little_cost_less_than_full_and_less_than_general_differs(encoding: Encoding) -> None:
+    rng = np.random.default_rng(13)
+    old = rng.standard_normal((100, 200)).astype(np.float32)
+    base = content(tensor("w", encoding, old))
+    new = _with(base, tensor("w", encoding, old + 1e-3 * rng.standard_normal(old.shape).astype(np.float32)))
+    sizes = {delta.codec: len(delta.data) for delta in make_deltas(base, new, list(Codec))}
+    assert sizes[Codec.MODEL] < 0.8 * len(encode_full(new))
+    assert sizes[Codec.MODEL] < 0.8 * min(sizes[Codec.BSDIFF4], sizes[Codec.ZSTD])
+
+
+def test_an_unrelated_content_costs_no_more_than_the_full_artifact_and_its_longer_header() -> None:
+    base, new = small_network(), small_network(version="2.0.0", seed=99)
+    assert _size(base, new) <= len(encode_full(new)) + 33 + len(new.tensors)
+
+
+def test_a_base_with_tensors_named_alike_but_unlike_is_no_obstacle() -> None:
+    base = content(tensor("w", Encoding.FLOAT32, np.zeros((2, 2))), tensor("v", Encoding.GRID8, [1], [1.0]))
+    new = content(tensor("w", Encoding.GRID16, [1, 2, 3], [1.0]), tensor("v", Encoding.FLOAT16, np.ones((1, 1, 1))))
+    assert apply_delta(base, make_delta(base, new, Codec.MODEL).data).data == new.data
+
+
+@pytest.mark.parametrize("codec", list(Codec))
+def test_the_wrong_base_is_refused_with_a_remedy(codec: Codec) -> None:
+    base, new = small_network(), small_network(version="1.0.1", seed=2)
+    data = make_delta(base, new, codec).data
+    with pytest.raises(WrongBase) as refused:
+        apply_delta(new, data)
+    assert "full artifact" in refused.value.remedy
+
+
+@pytest.mark.parametrize("codec", list(Codec))
+def test_a_content_above_the_limit_is_refused_before_decoding(codec: Codec) -> None:
+    base, new = small_network(), small_network(version="1.0.1", seed=2)
+    with pytest.raises(LimitExceeded):
+        apply_delta(base, make_delta(base, new, codec).data, replace(DEFAULT_LIMITS, max_content_bytes=len(new.data) - 1))
+
+
+@pytest.mark.parametrize("codec", list(Codec))
+def test_a_forged_content_digest_is_found(codec: Codec) -> None:
+    base, new = small_network(), small_network(version="1.0.1", seed=2)
+    data = bytearray(make_delta(base, new, codec).data)
+    data[40] ^= 1
+    with pytest.raises(ContentMismatch):
+        apply_delta(base, bytes(data))
+
+
+def test_an_unknown_codec_says_to_update() -> None:
+    data = bytearray(make_delta(small_network(), small_network(seed=2), Codec.ZSTD).data)
+    data[4] = 9
+    with pytest.raises(UnsupportedArtifact, match="update this program"):
+        read_delta_header(bytes(data))
+
+
+def test_every_change_coder_has_its_own_number() -> None:
+    assert [coder.number for coder in changes.CODERS] == list(range(32, 44))
+
+
+def test_counterfactuals_tell_what_other_ways_cost() -> None:
+    base = content(tensor("w", Encoding.FLOAT32, np.random.default_rng(1).standard_normal((50, 60))))
+    new = _with(base, tensor("w", Encoding.FLOAT32, base.tensors[0].values + np.float32(1e-6)))
+    with_base, without = counterfactuals(base, new), counterfactuals(None, new)
+    assert with_base.float32_full_bytes == 4 * 3000
+    assert with_base.compressed_full_bytes == len(encode_full(new))
+    assert without.bsdiff4_float16_bytes == 2 * 3000
+    assert with_base.bsdiff4_float16_bytes < 1000
+
+
+def test_views_are_reversible_for_all_integers() -> None:
+    every = np.arange(-128, 128).astype(np.int8)
+    view = IntegerView(Encoding.GRID8, np.ones(1, np.float32))
+    assert view.values(view.integers(every)).tolist() == every.tolist()
+    assert np.diff(view.integers(every).astype(int)).min() == 1
