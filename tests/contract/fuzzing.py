@@ -38,11 +38,8 @@ def main() -> None:
     """Fuzz every decoder; prints how many mutants were refused and how many (harmless ones) decoded."""
     count, seed = int(sys.argv[1]), int(sys.argv[2])
     base, new = small_network(), small_network(version="1.0.1", seed=2)
-    hostile = [(decode_full, h.data) for h in hostile_fulls()]
-    hostile += [(lambda data: apply_delta(base, data, LIMITS), h.data) for h in hostile_deltas()]
-    seeds: list[tuple[str, bytes, int, bytes, Decode]] = [
-        ("full", encode_full(base), 44, b"", lambda d: decode_full(d, LIMITS))
-    ]
+    fulls, deltas = list(hostile_fulls()), list(hostile_deltas())
+    seeds: list[tuple[str, bytes, int, bytes, Decode]] = [("full", encode_full(base), 44, b"", _decode_full)]
     for codec in Codec:
         dictionary = head_of(base) if codec is Codec.MODEL else b""
         data = make_delta(base, new, codec).data
