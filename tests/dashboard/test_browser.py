@@ -16,12 +16,12 @@ from playwright.sync_api import Browser, ConsoleMessage, Page, Request, expect, 
 
 from server.database import Database
 from server.tables import Deployment, Rollout, RolloutState, Vehicle
+from tests.dashboard.browser import CHROMIUM, FLAGS
 from tests.dashboard.host import Served, serving
 from tests.dashboard.seed import S, Seeder, digest
 from tests.services import require_programs
 
 pytestmark = pytest.mark.browser
-CHROMIUM = Path("/usr/bin/chromium")
 PAGES = ("/dashboard", "/dashboard/rollouts/3", "/dashboard/rollouts/1", "/dashboard/rollouts/999")
 WIDTHS = (360, 768, 1280, 1920)
 HOSTILE = "\"'><img src=x onerror=alert(1)></title></script><script>alert(2)</script>{{ 7*7 }}"
@@ -48,7 +48,7 @@ class Watched:
 def chromium() -> Iterator[Browser]:
     require_programs(chromium=str(CHROMIUM) if CHROMIUM.exists() else None)
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         yield browser
         browser.close()
 
