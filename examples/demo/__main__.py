@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import signal
 import socket
 import sys
 import tempfile
@@ -167,6 +168,8 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, help="work here instead of in a temporary folder (emptied first)")
     options = parser.parse_args()
     console = Console()
+    # An ending from outside takes the same way out as Ctrl-C: no program is left behind.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with _workplace(options.folder) as folder:
         (folder / "logs").mkdir()
         processes = Processes(
