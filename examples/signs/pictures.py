@@ -1,13 +1,13 @@
 """The pictures that the recipe learns from and is judged on: rendered here, or read from a folder of photographs.
 
-A source knows its labels and gives, for a split and a disturbance, pictures of its first so many classes.
+A source knows its labels and gives, for a split and a disturbance, the pictures of one class.
 """
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -22,7 +22,6 @@ from examples.signs.disturbance import CLEAR, Disturbance
 from examples.signs.faces import LABELS
 from examples.signs.render import SIDE, sample
 
-Progress = Callable[[float], None]
 # Held-out pictures come from seeds that no training run reaches.
 HELD_OUT_OFFSET = 2**31
 
@@ -41,18 +40,22 @@ class Pictures:
     pixels: npt.NDArray[np.uint8]
     classes: npt.NDArray[np.int64]
 
-    def __add__(self, other: Pictures) -> Pictures:
-        return Pictures(np.concatenate([self.pixels, other.pixels]), np.concatenate([self.classes, other.classes]))
+    @classmethod
+    def of_all(cls, parts: Sequence[Pictures]) -> Pictures:
+        """Sets of pictures one after the other."""
+        return cls(np.concatenate([p.pixels for p in parts]), np.concatenate([p.classes for p in parts]))
 
 
 class Source(Protocol):
-    """Where pictures come from; ``fingerprint`` tells sources apart, so that no half-trained network changes horses."""
+    """Where pictures come from."""
 
     labels: tuple[str, ...]
-    fingerprint: str
 
-    def pictures(self, split: Split, disturbance: Disturbance, classes: int, progress: Progress) -> Pictures:
-        """Pictures of the first ``classes`` labels."""
+    def fingerprint(self, split: Split) -> str:
+        """Tells sets of pictures apart, so that no half-trained network goes on with another one."""
+
+    def pictures(self, split: Split, disturbance: Disturbance, class_index: int) -> Pictures:
+        """All pictures of one class."""
 
 
 class RenderedSigns:
@@ -63,18 +66,15 @@ class RenderedSigns:
     def __init__(self, *, train_per_class: int, held_out_per_class: int, seed: int) -> None:
         self._per_class = {Split.TRAIN: train_per_class, Split.HELD_OUT: held_out_per_class}
         self._seed = seed
-        self.fingerprint = f"rendered {train_per_class} {seed}"
 
-    def pictures(self, split: Split, disturbance: Disturbance, classes: int, progress: Progress) -> Pictures:
-        per_class = self._per_class[split]
+    def fingerprint(self, split: Split) -> str:
+        return f"rendered {self._per_class[split]} {self._seed}"
+
+    def pictures(self, split: Split, disturbance: Disturbance, class_index: int) -> Pictures:
         seed = self._seed + (HELD_OUT_OFFSET if split is Split.HELD_OUT else 0)
-        pixels = np.empty((classes * per_class, SIDE, SIDE, 3), np.uint8)
-        indices = np.repeat(np.arange(classes, dtype=np.int64), per_class)
-        for position, class_index in enumerate(indices):
-            made = sample(position % per_class, int(class_index), seed, disturbance)
-            pixels[position] = np.asarray(Image.open(io.BytesIO(made.jpeg)))
-            progress((position + 1) / len(indices))
-        return Pictures(pixels, indices)
+        made = [sample(number, class_index, seed, disturbance) for number in range(self._per_class[split])]
+        pixels = np.stack([np.asarray(Image.open(io.BytesIO(one.jpeg))) for one in made])
+        return Pictures(pixels, np.full(len(made), class_index, np.int64))
 
 
 class FolderOfSigns:
@@ -90,29 +90,27 @@ class FolderOfSigns:
         self.labels = _names(root / "classes.csv") or tuple(folder.name for folder in self._folders)
         if len(self.labels) != len(self._folders):
             raise ValueError(f"{root} has {len(self._folders)} folders and {len(self.labels)} names of classes")
-        self.fingerprint = f"folder {root.resolve()} {seed}"
 
-    def pictures(self, split: Split, disturbance: Disturbance, classes: int, progress: Progress) -> Pictures:
-        files = [
-            (path, index)
-            for index, folder in enumerate(self._folders[:classes])
-            for path in sorted((self._root / split / folder.name).iterdir())
-        ]
-        pixels = np.empty((len(files), SIDE, SIDE, 3), np.uint8)
-        for position, (path, _) in enumerate(files):
-            pixels[position] = self._photograph(path, disturbance, position)
-            progress((position + 1) / len(files))
-        return Pictures(pixels, np.array([index for _, index in files], np.int64))
+    def fingerprint(self, split: Split) -> str:
+        files = sum(1 for folder in self._folders for _ in (self._root / split / folder.name).iterdir())
+        return f"folder {self._root.resolve()} {files} {self._seed}"
 
-    def _photograph(self, path: Path, disturbance: Disturbance, position: int) -> npt.NDArray[np.uint8]:
-        with Image.open(path) as opened:
-            picture = opened.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BILINEAR)
-        if disturbance is CLEAR:
-            return np.asarray(picture)
-        rng = np.random.default_rng([self._seed, position])
-        effects.precipitate(picture, disturbance, rng)
-        seen = np.asarray(effects.blur(picture, disturbance, rng), np.float32) / np.float32(255)
-        return effects.sense(effects.light(seen, disturbance, rng), disturbance, rng)
+    def pictures(self, split: Split, disturbance: Disturbance, class_index: int) -> Pictures:
+        files = sorted((self._root / split / self._folders[class_index].name).iterdir())
+        rngs = (np.random.default_rng([self._seed, class_index, number]) for number in range(len(files)))
+        made = [_photograph(path, disturbance, rng) for path, rng in zip(files, rngs, strict=True)]
+        pixels = np.stack(made) if made else np.zeros((0, SIDE, SIDE, 3), np.uint8)
+        return Pictures(pixels, np.full(len(made), class_index, np.int64))
+
+
+def _photograph(path: Path, disturbance: Disturbance, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
+    with Image.open(path) as opened:
+        picture = opened.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BILINEAR)
+    if disturbance is CLEAR:
+        return np.asarray(picture)
+    effects.precipitate(picture, disturbance, rng)
+    seen = np.asarray(effects.blur(picture, disturbance, rng), np.float32) / np.float32(255)
+    return effects.sense(effects.light(seen, disturbance, rng), disturbance, rng)
 
 
 def _names(path: Path) -> tuple[str, ...]:

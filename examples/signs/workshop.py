@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from functools import reduce
-from operator import add
 from pathlib import Path
 
 import numpy as np
@@ -40,16 +38,22 @@ class Workshop:
 
     def checkpoint(self, number: int) -> Path:
         """Where the trained network of stage ``number`` lies, or will."""
-        key = _digest(self._source.fingerprint, self._source.labels, self._stages[: number + 1], self._seed)
+        key = _digest(self._source.fingerprint(Split.TRAIN), self._source.labels, self._stages[: number + 1], self._seed)
         return self._folder / f"{FAMILY}-{self._stages[number].version}-{key}.safetensors"
 
     def pictures(self, split: Split, disturbance: Disturbance, classes: int, report: Report) -> Pictures:
-        """Made once, then read back."""
-        path = self._folder / f"{split}-{disturbance.name}-{_digest(self._source.fingerprint, disturbance, classes)}.npz"
+        """Those of the first ``classes`` classes; made once, then read back."""
+        parts = []
+        for class_index in range(classes):
+            report(class_index / classes, f"{disturbance.name} pictures")
+            parts.append(self._pictures_of(split, disturbance, class_index))
+        return Pictures.of_all(parts)
+
+    def _pictures_of(self, split: Split, disturbance: Disturbance, class_index: int) -> Pictures:
+        key = _digest(self._source.fingerprint(split), disturbance)
+        path = self._folder / f"{split}-{disturbance.name}-{class_index}-{key}.npz"
         if not path.exists():
-            made = self._source.pictures(
-                split, disturbance, classes, lambda share: report(share, f"{disturbance.name} pictures")
-            )
+            made = self._source.pictures(split, disturbance, class_index)
             partial = path.with_suffix(".part.npz")
             np.savez(partial, pixels=made.pixels, classes=made.classes)
             partial.replace(path)
@@ -62,7 +66,7 @@ class Workshop:
         if done.exists():
             return done
         classes = len(self.labels(number))
-        pictures = reduce(add, (self.pictures(Split.TRAIN, one, classes, report) for one in stage.disturbances))
+        pictures = Pictures.of_all([self.pictures(Split.TRAIN, one, classes, report) for one in stage.disturbances])
         network = started(classes, self.checkpoint(number - 1) if number else None, seed=self._seed)
         training = Training(network, pictures, PREPROCESSING, stage.schedule, seed=self._seed + number)
         training.run(done.with_suffix(".pt"), report)
