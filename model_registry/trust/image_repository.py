@@ -7,7 +7,7 @@ Rules:
 
 - Files are written in the order delegated roles, targets, snapshot, timestamp, each under a name of its own (consistent
   snapshots) but the last. So a reader sees the former edition or the next one, at any moment and after a kill at any write.
-- A version number that an interrupted run has used is never used for other bytes.
+- A version number that an interrupted run has used is never used for other bytes (but in the very first edition).
 - What is read back from the store is verified before it is signed again: whoever can write the store gets nothing signed.
 - One writer at a time; who calls sees to it. Readers need no lock.
 """
@@ -145,6 +145,9 @@ class ImageRepository:
         self._publish_roots(chain)
         edition = _Edition([parse_root(data) for data in reversed(chain)])
         if self._store.read(TIMESTAMP_FILE) is None:
+            if self._store.read("2.snapshot.json") is not None:
+                # Beginning again at 1 would lose every release, and vehicles would refuse the low version numbers.
+                raise _damaged(TIMESTAMP_FILE, "it is missing")
             edition.roles[Targets.type] = Targets()
             edition.changed.add(Targets.type)
             return edition
@@ -252,8 +255,9 @@ class ImageRepository:
 
     def _sign_next(self, files: dict[str, bytes], edition: _Edition, role: str, signed: Signed) -> None:
         signed.version = edition.version_of(role) + 1
-        while self._store.read(f"{signed.version}.{role}.json") is not None:
-            signed.version += 1  # left by an interrupted run
+        # What an interrupted run left keeps its number; before the first timestamp nobody can have read it.
+        while edition.timestamp and self._store.read(f"{signed.version}.{role}.json") is not None:
+            signed.version += 1
         signed.expires = expiry(signed, self._clock())
         files[f"{signed.version}.{role}.json"] = sign(signed, self._keyring, _signing_role(role))
 
