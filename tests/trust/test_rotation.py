@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from model_registry.contract.errors import MetadataExpired, Untrusted
+from model_registry.contract.errors import MetadataExpired, RollbackRefused, Untrusted
 from model_registry.trust.image_repository import ImageRepository
 from model_registry.trust.keys import Keyring, KeyringRefused, Role, init_keys
 from tests.trust.world import V1, V2, VEHICLE, Attacker, FakeTransport, Registry, Vehicle, delta
@@ -66,6 +66,26 @@ def test_metadata_signed_by_a_replaced_key_is_refused(registry: Registry, vehicl
     thief.edit_image("timestamp", Role.TIMESTAMP, lambda document: document.update(version=50))
     with pytest.raises(Untrusted):
         vehicle.resolved(counter_floor=1)
+
+
+def test_version_numbers_run_up_with_stolen_keys_are_forgotten_with_those_keys(
+    registry: Registry, vehicle: Vehicle, rotate: Any
+) -> None:
+    honest = dict(registry.store.files), dict(registry.director_files[VEHICLE])
+    thief = Attacker(registry, Role.TIMESTAMP, Role.DIRECTOR_TIMESTAMP)
+    thief.edit_image("timestamp", Role.TIMESTAMP, lambda document: document.update(version=10**6))
+    thief.edit_director("timestamp", Role.DIRECTOR_TIMESTAMP, lambda document: document.update(version=10**6))
+    assert vehicle.resolved(counter_floor=1) == "1.0.0", "nothing but the number is wrong"
+    registry.store.files, registry.director_files[VEHICLE] = honest
+    registry.publish(V2)
+    registry.assign(V2)
+    with pytest.raises(RollbackRefused):
+        vehicle.resolved(counter_floor=1)
+
+    rotate(*ONLINE)
+    registry.image.refresh()
+    registry.assign(V2)
+    assert vehicle.resolved(counter_floor=1) == "2.0.0"
 
 
 @pytest.mark.parametrize("roles", [(Role.TARGETS,), (Role.FAMILY,), (Role.DELTA,), (Role.TARGETS, Role.FAMILY, Role.DELTA)])
