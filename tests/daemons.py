@@ -20,7 +20,6 @@ from typing import Any
 LOOPBACK = "127.0.0.1"
 # Below the range from which the system takes the ports of outgoing connections.
 _PORTS = range(20_000, 32_000)
-_POLL_S = 0.05
 
 
 class DidNotStart(Exception):
@@ -42,13 +41,13 @@ def as_user(user: str | None) -> dict[str, Any]:
     return {} if user is None else {"user": user, "group": pwd.getpwnam(user).pw_gid, "extra_groups": []}
 
 
-def wait_until(condition: Callable[[], bool], *, deadline_s: float, what: str) -> None:
-    """Poll until the condition holds. Raises TimeoutError."""
+def wait_until(condition: Callable[[], bool], *, deadline_s: float, what: str, poll_s: float = 0.05) -> None:
+    """Poll until the condition holds; ``poll_s`` is longer where asking costs something. Raises TimeoutError."""
     end = time.monotonic() + deadline_s
     while not condition():
         if time.monotonic() > end:
             raise TimeoutError(f"{what}: not after {deadline_s:g} s")
-        time.sleep(_POLL_S)
+        time.sleep(poll_s)
 
 
 def answers(url: str) -> bool:
