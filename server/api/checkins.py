@@ -13,7 +13,6 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
 
 from securesystemslib.signer import Key
 
@@ -91,10 +90,10 @@ class CheckIns:
             etag=f'"{hashlib.sha256(body).hexdigest()[:16]}"',
         )
 
-    def note_installed(self, vehicle_id: str, installed: Installed | None, sequence: int, now: datetime) -> Entry:
+    def note_installed(self, vehicle_id: str, installed: Installed | None, sequence: int) -> Entry:
         """Write down what a vehicle runs now, and read its instruction anew."""
         with self._database.writing() as session:
-            deployments.note_installed(session, vehicle_id, installed, sequence, now)
+            deployments.note_installed(session, vehicle_id, installed, sequence)
         return self.load(vehicle_id)
 
     def forget(self, vehicle_id: str) -> None:

@@ -50,7 +50,7 @@ async def check_in(request: Request) -> Response:
     now = door.registry.clock()
     installed_sha256 = message.installed.content_sha256 if message.installed else None
     if installed_sha256 != entry.installed_sha256 and message.sequence > entry.sequence:
-        entry = await run_in_threadpool(door.checkins.note_installed, vehicle_id, message.installed, message.sequence, now)
+        entry = await run_in_threadpool(door.checkins.note_installed, vehicle_id, message.installed, message.sequence)
     door.presences.note(Seen(vehicle_id, now, message.sequence, message.inferences_served, message.inferences_failed))
     if request.headers.get("if-none-match") == entry.etag:
         door.answered.labels("unchanged").inc()

@@ -102,7 +102,7 @@ def ingest(session: Session, report: VehicleReport, now: datetime) -> None:
     ended = _move_on(deployment, report)
     deployment.updated_at = now
     session.flush()
-    note_installed(session, report.vehicle_id, report.installed, report.sequence, now, changed=ended)
+    note_installed(session, report.vehicle_id, report.installed, report.sequence, changed=ended)
 
 
 def _deployment_of(session: Session, report: VehicleReport) -> Deployment:
@@ -146,18 +146,16 @@ def _move_on(deployment: Deployment, report: VehicleReport) -> bool:
 
 
 def note_installed(
-    session: Session, vehicle_id: str, installed: Installed | None, sequence: int, now: datetime, *, changed: bool = False
+    session: Session, vehicle_id: str, installed: Installed | None, sequence: int, *, changed: bool = False
 ) -> None:
-    """Keep what a vehicle says it runs, unless a later message has said so; ``changed``: its instruction changes anyway."""
+    """Keep what a vehicle says it runs, unless a later message has said so; ``changed``: its instruction changes anyway.
+
+    Running a version is not having proven it: only the vehicle's report ends a deployment.
+    """
     vehicle = fleet.vehicle(session, vehicle_id)
     if vehicle is None:
         return
     content_sha256 = installed.content_sha256 if installed else None
     if changed or vehicle.installed_sha256 != content_sha256:
         fleet.touch(session, Vehicle.id == vehicle_id)
-    if fleet.save_installed(session, vehicle_id, installed, sequence):
-        active = rollouts.active_deployment(session, vehicle_id)
-        if active and active.deployment.state == DeploymentState.PENDING and active.version.content_sha256 == content_sha256:
-            # It got there in another way, and has nothing left to do.
-            active.deployment.state, active.deployment.updated_at = DeploymentState.SUCCEEDED, now
-            session.flush()
+    fleet.save_installed(session, vehicle_id, installed, sequence)

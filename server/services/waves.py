@@ -183,12 +183,9 @@ def view(session: Session, rollout: Rollout) -> RolloutView:
 
 def _open(session: Session, rollout: Rollout, ordinal: int, now: datetime) -> None:
     """Note what each vehicle starts from, and have it offered the version at its next check-in."""
-    version = artifacts.version_by_id(session, rollout.version_id)
     fleet.touch(session, rollouts.waiting_vehicles(rollout.id, ordinal))
     for deployment, vehicle in rollouts.in_wave(session, rollout.id, ordinal):
         deployment.base_version, deployment.base_sha256 = vehicle.installed_version, vehicle.installed_sha256 or ""
         deployment.updated_at = now
-        if vehicle.installed_sha256 == version.content_sha256:
-            deployment.state = DeploymentState.SUCCEEDED
     wave = session.get_one(Wave, (rollout.id, ordinal))
     wave.state, wave.opened_at = WaveState.OPEN, now
