@@ -12,23 +12,31 @@ import pytest
 import torch
 from PIL import Image
 
+from model_registry.compression.pipeline import compress_checkpoint
+from model_registry.compression.recipe import Recipe
+from model_registry.contract.full import encode_full
 from tests.registry.cli.conftest import Command, Outcome
 from tests.registry.networks import CLASSES, changed, foreign_onnx, random_weights, save
 
 
+@pytest.fixture(scope="module")
+def versions(tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, bytes]:
+    """Two versions of one network, made once."""
+    folder = tmp_path_factory.mktemp("versions")
+    first = compress_checkpoint(save(folder / "one.safetensors", random_weights()), Recipe()).named("signs", "1.0.0")
+    newer = save(folder / "two.safetensors", changed(random_weights(), "classifier", by=0.1))
+    return encode_full(first), encode_full(compress_checkpoint(newer, Recipe(), base=first).named("signs", "2.0.0"))
+
+
 @pytest.fixture
-def artifact(deltafleet: Command, tmp_path: Path, checkpoint: Path) -> Path:
-    made = deltafleet("compress", checkpoint, "-o", tmp_path / "one.dfm", "--family", "signs", "--version", "1.0.0")
-    assert made.code == 0, made.err
+def artifact(tmp_path: Path, versions: tuple[bytes, bytes]) -> Path:
+    (tmp_path / "one.dfm").write_bytes(versions[0])
     return tmp_path / "one.dfm"
 
 
 @pytest.fixture
-def successor(deltafleet: Command, tmp_path: Path, artifact: Path) -> Path:
-    newer = save(tmp_path / "newer.safetensors", changed(random_weights(), "classifier", by=0.1))
-    named = ("--family", "signs", "--version", "2.0.0")
-    made = deltafleet("compress", newer, "-o", tmp_path / "two.dfm", "--base", artifact, *named)
-    assert made.code == 0, made.err
+def successor(tmp_path: Path, versions: tuple[bytes, bytes]) -> Path:
+    (tmp_path / "two.dfm").write_bytes(versions[1])
     return tmp_path / "two.dfm"
 
 
@@ -90,10 +98,14 @@ def test_a_delta_rebuilds_byte_for_byte_what_compress_wrote(
     assert deltafleet("inspect", tmp_path / "d.dfd", "--base", artifact, "--json").json()["version"] == "2.0.0"
 
 
-def test_compress_against_a_base_reports_what_was_lost(deltafleet: Command, tmp_path: Path, artifact: Path) -> None:
-    newer = save(tmp_path / "newer.safetensors", changed(random_weights(), "classifier", by=0.01))
-    made = deltafleet("compress", newer, "-o", tmp_path / "n.dfm", "--base", artifact, "--json").json()
+def test_compress_writes_a_named_version_and_reports_what_was_lost(
+    deltafleet: Command, tmp_path: Path, artifact: Path, successor: Path
+) -> None:
+    newer = save(tmp_path / "newer.safetensors", changed(random_weights(), "classifier", by=0.1))
+    named = ("--family", "signs", "--version", "2.0.0")
+    made = deltafleet("compress", newer, "-o", tmp_path / "n.dfm", "--base", artifact, *named, "--json").json()
     assert 0 < made["lost"] <= 0.05
+    assert (tmp_path / "n.dfm").read_bytes() == successor.read_bytes()
 
 
 def test_a_delta_on_the_wrong_base_is_refused(deltafleet: Command, tmp_path: Path, artifact: Path, successor: Path) -> None:

@@ -17,7 +17,6 @@ from model_registry.contract.full import encode_full
 from model_registry.models.evaluation import Sample, content_engine, read_picture
 from tests.registry.networks import SMALL, foreign_onnx
 
-
 SIXTEEN = Recipe(preprocessing=replace(SMALL, resize=(16, 16)))
 
 
