@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import fnmatch
 import json
+import re
+import subprocess
+import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -11,6 +15,8 @@ import pytest
 from tests.deployment.dockerfile import Stage, read_dockerfile
 from tests.reference import ROOT
 
+# Packages whose module has another name.
+MODULES = {"pillow": "PIL"}
 DEPLOY = ROOT / "deploy"
 FILES = sorted(DEPLOY.glob("Dockerfile*"))
 FOR_EVERY_VEHICLE = {
@@ -103,3 +109,16 @@ def test_torch_is_in_the_worker_alone() -> None:
     with_extra = {name for name, stage in known.items() if any("compression" in command for command in stage.all("RUN"))}
     assert with_extra == {"build-worker"}
     assert [origin for origin, _, _ in known["api"].copies] == ["build-api"]
+
+
+def test_the_api_image_needs_nothing_of_the_workers_extra() -> None:
+    """Its programs start with every package missing that only the worker's image has."""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    names = {extra: {re.split(r"[^a-z0-9_-]", line)[0] for line in extras[extra]} for extra in ("server", "compression")}
+    absent = {MODULES.get(name, name) for name in names["compression"] - names["server"]}
+    assert {"torch", "onnx", "onnxruntime"} < absent
+    program = f"import sys; sys.modules.update(dict.fromkeys({sorted(absent)}))\n" + (
+        "import server.app, server.cli, server.commands.serving, model_registry.trust.cli, model_registry.trust.roots"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
