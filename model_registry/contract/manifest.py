@@ -5,6 +5,7 @@ The manifest is part of a version's content, so its bytes are canonical and its 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -17,6 +18,8 @@ from model_registry.contract.preprocessing import Preprocessing
 
 FORMAT = 1
 DTYPES = ("float32", "float16", "uint8", "int32", "int64")
+# A vehicle makes golden inputs of the declared shapes: 4,096 x 4,096 pixels of 3 channels fit, what eats its memory does not.
+MAX_INPUT_VALUES = 2**26
 # An artifact that was compressed and not yet published says so.
 UNNAMED_FAMILY, UNNAMED_VERSION = "unnamed", "0.0.0"
 
@@ -148,7 +151,10 @@ def _input(fields: Fields) -> InputSpec:
     dtype = fields.text("dtype")
     if dtype not in DTYPES:
         raise ManifestRefused(f"input type {dtype!r} is not one of {', '.join(DTYPES)}")
-    return InputSpec(fields.text("name", max_length=256), dtype, fields.integers("shape", low=1, high=2**24, max_length=8))
+    shape = fields.integers("shape", low=1, high=MAX_INPUT_VALUES, max_length=8)
+    if math.prod(shape) > MAX_INPUT_VALUES:
+        raise ManifestRefused(f"an input of shape {shape} has more than {MAX_INPUT_VALUES} values")
+    return InputSpec(fields.text("name", max_length=256), dtype, shape)
 
 
 def _golden(fields: Fields) -> GoldenVector:

@@ -87,7 +87,10 @@ class Enrolment:
 
 @dataclass(frozen=True, slots=True)
 class CheckIn:
-    """ "What the vehicle runs, and the question whether there is anything to do. Served and failed inferences count since the agent's installation."""
+    """What the vehicle runs, and the question whether there is anything to do.
+
+    Served and failed inferences count since the agent's installation.
+    """
 
     vehicle_id: str
     sequence: int

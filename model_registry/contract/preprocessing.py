@@ -47,7 +47,7 @@ class Preprocessing:
         """Read the form of ``--preprocess FILE.json``; ``scale`` may be one number or three. Raises ManifestRefused."""
         fields = Fields(value, ManifestRefused, "preprocessing").only("resize", "crop", "order", "mean", "scale")
         resize = _side_pair(fields, "resize")
-        crop = _side_pair(fields, "crop") if isinstance(value.get("crop"), list) else None
+        crop = None if value.get("crop") is None else _side_pair(fields, "crop")
         if crop and (crop[0] > resize[0] or crop[1] > resize[1]):
             raise ManifestRefused(f"preprocessing crops {crop} out of {resize}, which is smaller")
         order = fields.text("order")

@@ -111,4 +111,4 @@ NO_SCALE: npt.NDArray[np.float32] = np.zeros(0, np.float32)
 
 def float32_tensor(name: str, values: npt.NDArray[np.float32]) -> EncodedTensor:
     """Keep a tensor bit for bit."""
-    return EncodedTensor(name, Encoding.FLOAT32, np.ascontiguousarray(values, "<f4"), NO_SCALE)
+    return EncodedTensor(name, Encoding.FLOAT32, np.asarray(values, "<f4", order="C"), NO_SCALE)

@@ -32,7 +32,7 @@ def content(*tensors: EncodedTensor, graph: bytes = b"graph", **changes: Any) ->
 
 
 def tensor(name: str, encoding: Encoding, values: Any, scale: Any = ()) -> EncodedTensor:
-    stored = np.ascontiguousarray(values, encoding.dtype)
+    stored = np.asarray(values, encoding.dtype, order="C")
     return EncodedTensor(name, encoding, stored, np.asarray(scale, np.float32) if len(scale) else NO_SCALE)
 
 

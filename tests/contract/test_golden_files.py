@@ -1,0 +1,33 @@
+"""Committed artifacts decode to the committed contents, by the product and by the second decoder."""
+
+from __future__ import annotations
+
+import pytest
+
+from model_registry.contract.content import Content
+from model_registry.contract.delta import Codec, apply_delta
+from model_registry.contract.full import decode_full
+from tests.contract import second_decoder
+from tests.contract.golden_files import FOLDER
+
+
+def golden(name: str) -> bytes:
+    return (FOLDER / name).read_bytes()
+
+
+def test_contents_read_and_write_the_same_bytes() -> None:
+    for name in ("base.dfc", "new.dfc"):
+        assert Content.from_data(golden(name)).data == golden(name)
+        assert second_decoder.read_content(golden(name)).to_bytes() == golden(name)
+
+
+def test_the_full_artifact() -> None:
+    assert decode_full(golden("base.dfm")).data == golden("base.dfc")
+    assert second_decoder.decode_full(golden("base.dfm")) == golden("base.dfc")
+
+
+@pytest.mark.parametrize("codec", list(Codec))
+def test_the_deltas(codec: Codec) -> None:
+    base = Content.from_data(golden("base.dfc"))
+    assert apply_delta(base, golden(f"{codec}.dfd")).data == golden("new.dfc")
+    assert second_decoder.decode_delta(golden(f"{codec}.dfd"), golden("base.dfc")) == golden("new.dfc")
