@@ -18,7 +18,8 @@ from model_registry.contract.content import Content
 from model_registry.contract.errors import ModelUnusable
 from model_registry.contract.manifest import Manifest
 
-ERRORS_ONLY = 3
+# Errors reach the caller as exceptions; the engine shall not also print them over the program's own output.
+FATAL_ONLY = 4
 
 
 class Session:
@@ -33,7 +34,11 @@ class Session:
         self._weights = {name: ort.OrtValue.ortvalue_from_numpy(value) for name, value in content.weights().items()}
         try:
             self._session = ort.InferenceSession(
-                content.graph, _options(self._weights, threads), providers=["CPUExecutionProvider"]
+                content.graph,
+                _options(self._weights, threads),
+                providers=["CPUExecutionProvider"],
+                # Retrying on the same provider only prints.
+                enable_fallback=0,
             )
         # ONNX Runtime's exceptions share no base class below Exception.
         except Exception as exc:
@@ -70,7 +75,7 @@ def _options(weights: Mapping[str, ort.OrtValue], threads: int) -> ort.SessionOp
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    options.log_severity_level = ERRORS_ONLY
+    options.log_severity_level = FATAL_ONLY
     # A waiting thread must not burn the core that the camera pipeline runs on.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if weights:

@@ -187,6 +187,9 @@ def _parse(data: bytes) -> ModelProto:
     # Almost any short byte string is a valid empty message.
     if not model.graph.node or not model.graph.output or not model.opset_import:
         raise MalformedArtifact("not an ONNX model: it has no graph")
+    # The parser hands over names that are not UTF-8 as bytes.
+    if not all(isinstance(name, str) for name in _value_names(model.graph)):
+        raise MalformedArtifact("not an ONNX model: a name is not UTF-8")
     return model
 
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from model_registry.cli import app, run
 from model_registry.compression.pipeline import compress_checkpoint
 from model_registry.compression.recipe import Recipe
 from model_registry.contract.full import encode_full
@@ -253,3 +254,16 @@ def test_json_is_one_object_on_standard_output(deltafleet: Command, artifact: Pa
     shown = deltafleet("inspect", artifact, "--json")
     assert json.loads(shown.out)
     assert shown.out.count("\n") == 1
+
+
+def test_the_engines_complaints_do_not_leak_into_the_refusal(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    damaged = foreign_onnx(tmp_path / "f.onnx").read_bytes().replace(b"nearest", b"nonsens")
+    (tmp_path / "f.onnx").write_bytes(damaged)
+    with pytest.raises(SystemExit) as ended:
+        run(app, ["compress", str(tmp_path / "f.onnx"), "-o", str(tmp_path / "f.dfm")])
+    # The engine writes to the file descriptors themselves.
+    streams = capfd.readouterr()
+    assert ended.value.code == 1
+    assert streams.out == ""
+    assert streams.err.count("\n") == 1
+    assert "nonsens" in streams.err

@@ -13,7 +13,7 @@ from onnx import TensorProto
 
 from model_registry.architectures import ARCHITECTURES, architecture
 from model_registry.contract.content import Content
-from model_registry.contract.errors import MalformedArtifact, ModelUnusable, UnsupportedArtifact
+from model_registry.contract.errors import ArtifactRefused, MalformedArtifact, ModelUnusable, UnsupportedArtifact
 from model_registry.contract.manifest import Manifest
 from model_registry.contract.session import Session
 from model_registry.contract.tensors import float32_tensor
@@ -153,3 +153,24 @@ def test_a_weight_shorter_than_its_shape_is_refused(tmp_path: Path) -> None:
     model.graph.initializer[0].raw_data = model.graph.initializer[0].raw_data[:-4]
     with pytest.raises(MalformedArtifact, match="/conv/weight:0"):
         strip_model(model.SerializeToString())
+
+
+def test_names_that_are_not_text_are_refused(tmp_path: Path) -> None:
+    data = foreign_onnx(tmp_path / "foreign.onnx").read_bytes()
+    assert b"bn::scale" in data
+    with pytest.raises(MalformedArtifact, match="UTF-8"):
+        strip_model(data.replace(b"bn::scale", b"bn::\xffcale"))
+
+
+def test_damaged_models_are_refused_and_nothing_else_happens(tmp_path: Path) -> None:
+    data = foreign_onnx(tmp_path / "foreign.onnx").read_bytes()
+    rng = np.random.default_rng(0)
+    refused = 0
+    for _ in range(300):
+        damaged = bytearray(data)
+        damaged[int(rng.integers(len(data)))] ^= 1 << int(rng.integers(8))
+        try:
+            strip_model(bytes(damaged))
+        except ArtifactRefused:
+            refused += 1
+    assert refused > 30
