@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from model_registry.contract.errors import MetadataExpired, RollbackRefused, Untrusted
+from model_registry.contract.errors import MetadataExpired, RollbackRefused, Unreachable, Untrusted
 from model_registry.trust.keys import Role
-from tests.trust.world import FAMILY, NOON, V1, V2, VEHICLE, Attacker, Registry, Vehicle, artifact
+from tests.trust.world import FAMILY, NOON, V1, V2, VEHICLE, Attacker, FakeTransport, Registry, Vehicle, artifact, served
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 FAR_FUTURE = datetime(2050, 1, 1, tzinfo=UTC)
@@ -48,6 +48,21 @@ def test_an_old_image_timestamp_is_refused(registry: Registry, vehicle: Vehicle,
     registry.store.files["timestamp.json"] = updated_once["timestamp.json"]
     with pytest.raises(RollbackRefused, match="timestamp"):
         vehicle.resolved(counter_floor=2)
+
+
+def test_a_timestamp_once_seen_is_not_taken_back_even_if_the_rest_was_cut_off(
+    registry: Registry, vehicle: Vehicle, transport: FakeTransport, updated_once: dict[str, bytes]
+) -> None:
+    registry.publish(V2)
+    transport.requests.clear()
+    transport.faults = {4: lambda url, data: served(url, None)}
+    with pytest.raises(Unreachable):
+        vehicle.resolved(counter_floor=1)
+    assert transport.requests[4].endswith("snapshot.json")
+    transport.faults = {}
+    registry.store.files["timestamp.json"] = updated_once["timestamp.json"]
+    with pytest.raises(RollbackRefused, match="timestamp"):
+        vehicle.resolved(counter_floor=1)
 
 
 def test_an_old_director_timestamp_is_refused(registry: Registry, vehicle: Vehicle) -> None:
