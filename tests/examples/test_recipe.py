@@ -116,14 +116,14 @@ def test_the_third_version_has_a_class_more_and_shares_all_but_the_head(taught: 
 def test_versions_become_artifacts_with_figures(taught: tuple[Workshop, list[Path]], tmp_path: Path) -> None:
     shop, checkpoints = taught
     versions = []
-    for number, (stage, path) in enumerate(zip(SHORT, checkpoints, strict=True)):
+    for number in (1, 2):
         labels = shop.labels(number)
         held_out = {d.name: shop.pictures(Split.HELD_OUT, d, len(labels), silent) for d in (CLEAR, HARSH)}
-        versions.append(Trained(stage.version, path, labels, held_out))
+        versions.append(Trained(SHORT[number].version, checkpoints[number], labels, held_out))
     release(versions, tmp_path, silent)
     third = decode_full((tmp_path / "signs-3.0.0.dfm").read_bytes())
     self_test(Session(third))
-    seen = versions[2].held_out["clear"]
+    seen = versions[1].held_out["clear"]
     network = read_network(checkpoints[2]).eval()
     with torch.no_grad():
         expected = network(as_input(seen.pixels, PREPROCESSING)).numpy()
