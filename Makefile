@@ -26,7 +26,7 @@ demo: install ## publish, enrol 8 vehicles, roll out twice, print the table (KEE
 
 test: install ## install what the tests need and run them
 	sh scripts/test-setup
-	$(BIN)/pytest -n 2 --dist loadgroup
+	$(BIN)/pytest -n 2 --dist loadfile
 
 check: install ## format, lint, types, import rules
 	$(BIN)/ruff format --check .

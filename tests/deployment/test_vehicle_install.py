@@ -31,7 +31,6 @@ from tests.deployment.networks import checkpoint, untrained
 from tests.reference import ROOT
 from tests.services import IN_CI
 
-pytestmark = pytest.mark.xdist_group("vehicle")
 
 MIB = 1024 * 1024
 # torch's figures for the same network are 938 MB and 256 MB.

@@ -11,7 +11,7 @@ from model_registry.storage.filesystem import FilesystemStore
 from model_registry.storage.s3 import S3Location, S3Store
 
 
-@pytest.fixture(params=["files", pytest.param("s3", marks=[pytest.mark.services, pytest.mark.xdist_group("s3")])])
+@pytest.fixture(params=["files", pytest.param("s3", marks=pytest.mark.services)])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> ArtifactStore:
     """An empty store of each kind."""
     if request.param == "files":

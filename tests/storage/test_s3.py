@@ -20,7 +20,6 @@ from model_registry.storage import MissingObject, StorageDenied
 from model_registry.storage.s3 import S3Location, S3Store
 from tests.daemons import LOOPBACK, free_port, wait_until
 
-real = [pytest.mark.services, pytest.mark.xdist_group("s3")]
 IMPATIENT = {"connect_timeout_s": 0.5, "read_timeout_s": 0.5, "max_attempts": 2}
 
 
@@ -150,7 +149,7 @@ def test_vehicles_are_sent_to_the_public_address() -> None:
 class TestRealServer:
     """Ceph's gateway checks signatures for real; a mock would not."""
 
-    pytestmark = real
+    pytestmark = pytest.mark.services
 
     def test_a_presigned_address_serves_the_object_and_ranges_of_it(self, s3_endpoint: S3Location) -> None:
         store, data = S3Store(s3_endpoint), bytes(range(256)) * 1000
