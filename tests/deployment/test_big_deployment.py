@@ -22,7 +22,7 @@ from tests.deployment.test_compose import haproxy
 from tests.reference import DEEP_COMPRESSION, IMAGENET_SAMPLE
 from tests.services import fresh_bucket, fresh_database, require_programs
 
-pytestmark = [pytest.mark.services, pytest.mark.timeout(280)]
+pytestmark = [pytest.mark.services, pytest.mark.timeout(600)]
 
 ARCHITECTURE, CLASSES = "squeezenet1_1", 12
 PICTURES = 40

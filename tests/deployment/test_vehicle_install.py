@@ -31,6 +31,8 @@ from tests.deployment.networks import checkpoint, untrained
 from tests.reference import ROOT
 from tests.services import IN_CI
 
+# Packages are fetched and unpacked.
+pytestmark = pytest.mark.timeout(600)
 
 MIB = 1024 * 1024
 # torch's figures for the same network are 938 MB and 256 MB.
@@ -97,7 +99,7 @@ def copied(sources: Sequence[str], target: Path) -> Path:
     return target
 
 
-def pip(*arguments: str | Path, deadline_s: float = 280) -> None:
+def pip(*arguments: str | Path, deadline_s: float = 500) -> None:
     command = [sys.executable, "-m", "pip", "--quiet", "--no-input", *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=deadline_s, stdin=subprocess.DEVNULL)
     if done.returncode and not IN_CI and ("connection" in done.stderr.lower() or "No matching distribution" in done.stderr):
