@@ -223,7 +223,7 @@ class _Repository:
         (self._cache / "root_history").mkdir(parents=True, exist_ok=True)
         for path in files:
             kept, data = self._cache / path.relative_to(self._work), path.read_bytes()
-            if not kept.is_file() or kept.read_bytes() != data:
+            if not _holds(kept, data):
                 write_durably(kept, data)
 
     @contextmanager
@@ -247,6 +247,10 @@ class _Repository:
 
 def _trusted_set(updater: Updater) -> TrustedMetadataSet:
     return updater._trusted_set  # noqa: SLF001 - no public way to its clock and its targets; tuf is pinned for this
+
+
+def _holds(path: Path, data: bytes) -> bool:
+    return path.is_file() and path.stat().st_size == len(data) and path.read_bytes() == data
 
 
 def _remove(path: Path) -> None:

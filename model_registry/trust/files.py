@@ -17,8 +17,6 @@ def replace_durably(path: Path, data: bytes) -> None:
 
 def create_once(path: Path, data: bytes, *, mode: int) -> bool:
     """Create the file with ``data`` unless it exists; False when it does. Two that race agree on one of them."""
-    if path.exists():
-        return False
     temporary = _written_aside(path, data, mode=mode)
     try:
         # A hard link refuses an existing name, as open(O_EXCL) does, but never shows a half-written file.

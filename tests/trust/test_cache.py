@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -73,6 +74,12 @@ def test_a_damaged_cache_heals_itself(registry: Registry, vehicle: Vehicle, dama
         damage(vehicle.directory / path)
         assert vehicle.resolved(counter_floor=1) == "1.0.0", path
         assert (vehicle.directory / path).read_bytes() == (intact / path).read_bytes(), "healed on disk too"
+
+
+def test_a_cached_file_of_absurd_size_is_not_read(vehicle: Vehicle) -> None:
+    os.truncate(vehicle.directory / "image" / "targets.json", 2**42)
+    assert vehicle.resolved(counter_floor=1) == "1.0.0"
+    assert (vehicle.directory / "image" / "targets.json").stat().st_size < 5_000
 
 
 @pytest.mark.parametrize("name", ["image", "director", "image.work", "director.work"])
