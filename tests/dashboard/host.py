@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
+from urllib.request import urlopen
 
 import uvicorn
 
@@ -19,8 +20,8 @@ from server.bootstrap import prepare
 from server.database import Database
 from server.settings import Settings
 
-LIFE_S = 240
-STOP_S = 15.0
+LIFE_S = 600
+START_S, STOP_S = 60.0, 30.0
 
 
 def settings_of(data: Path) -> Settings:
@@ -57,6 +58,7 @@ def serving(data: Path, *, port: int = 0) -> Iterator[Served]:
         served = Served(f"http://127.0.0.1:{listener.getsockname()[1]}", database, _start(data, listener, log))
         listener.close()
         try:
+            _wait_until_ready(served)
             yield served
         finally:
             served.process.kill()
@@ -68,6 +70,12 @@ def _start(data: Path, listener: socket.socket, log: IO[bytes]) -> subprocess.Po
     command = [sys.executable, "-m", "tests.dashboard.host", str(data), str(listener.fileno())]
     root = Path(__file__).parents[2]
     return subprocess.Popen(command, cwd=root, pass_fds=[listener.fileno()], stdout=log, stderr=log)
+
+
+def _wait_until_ready(served: Served) -> None:
+    # The socket listens before the process does: the first answer comes when it is ready.
+    with urlopen(f"{served.url}/healthz", timeout=START_S) as answer:
+        answer.read()
 
 
 def main() -> None:

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.browser
 PAGES = ("/dashboard", "/dashboard/rollouts/3", "/dashboard/rollouts/1", "/dashboard/rollouts/999")
 WIDTHS = (360, 768, 1280, 1920)
 HOSTILE = "\"'><img src=x onerror=alert(1)></title></script><script>alert(2)</script>{{ 7*7 }}"
-WAIT_MS = 15_000
+WAIT_MS = 30_000
 
 
 @dataclass
@@ -47,6 +47,7 @@ class Watched:
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
     require_programs(chromium=str(CHROMIUM) if CHROMIUM.exists() else None)
+    expect.set_options(timeout=WAIT_MS)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         yield browser
@@ -70,7 +71,7 @@ def look(browser: Browser, url: str, *, width: int = 1280, **options: Any) -> It
 
 
 def is_live(page: Page) -> None:
-    expect(page.locator("#live")).to_have_text("Live", timeout=WAIT_MS)
+    expect(page.locator("#live")).to_have_text("Live")
 
 
 def own_rollout(database: Database, family: str) -> tuple[int, int]:
@@ -153,7 +154,7 @@ def test_a_change_in_the_database_arrives_without_reload_and_without_disturbing_
             deployment.state, deployment.received_delta, deployment.received_metadata = S.SUCCEEDED, 24_117, 9_000
             vehicle = session.get_one(Vehicle, "current-1")
             vehicle.installed_version, vehicle.installed_sha256 = "3.1.4", digest("current/3.1.4")
-        expect(row).to_contain_text("Succeeded", timeout=WAIT_MS)
+        expect(row).to_contain_text("Succeeded")
         expect(page.locator('[data-region="headline"]')).to_contain_text("33.1")
         assert page.evaluate("""() => document.querySelector('[data-key="vehicle-current-1"]').same""") is True
         assert page.evaluate("() => document.activeElement.closest('.filters') !== null") is True
@@ -172,7 +173,7 @@ def test_an_open_table_stays_open_and_grows(chromium: Browser, served: Served) -
         expect(rows).to_have_count(1)
         with served.database.writing() as session:
             Seeder(session).minute(session.get_one(Rollout, rollout_id), now, 10, 20, 30)
-        expect(rows).to_have_count(2, timeout=WAIT_MS)
+        expect(rows).to_have_count(2)
         expect(rows.last).to_be_visible()
         expect(watched.page.locator(".column rect.k-delta")).to_have_count(2)
 
@@ -182,7 +183,7 @@ def test_the_page_finds_back_after_the_registry_was_away(chromium: Browser, tmp_
         page, port = watched.page, urlsplit(first.url).port or 0
         is_live(page)
         first.stop()
-        expect(page.locator("#live")).to_have_text("Reconnecting", timeout=WAIT_MS)
+        expect(page.locator("#live")).to_have_text("Reconnecting")
         with serving(tmp_path, port=port) as again:
             with again.database.writing() as session:
                 Seeder(session).family("came-back")
