@@ -24,7 +24,7 @@ import numpy.typing as npt
 from model_registry.contract.tensors import NO_SCALE, EncodedTensor, Encoding, float32_tensor
 
 Floats = npt.NDArray[np.float32]
-MAX_ENTRIES = 256
+MAX_ENTRIES, SAMPLED = 256, 4096
 SHARE_POWER = 0.25
 # Rounding a codebook to float16 moves an entry by less than this part of itself, unless it is tiny.
 HALF_PRECISION = 2.0**-10
@@ -70,7 +70,11 @@ def keep_exactly(name: str, values: Floats) -> EncodedTensor:
 
 def as_codebook(name: str, values: Floats, *, rounded: bool) -> EncodedTensor | None:
     """Indices into the sorted distinct values, or None when there are more than 256 of them."""
-    bits = np.unique(np.ascontiguousarray(values).view(np.uint32))
+    every = np.ascontiguousarray(values).view(np.uint32).ravel()
+    # A few thousand values tell a dense tensor from a quantised one without sorting millions.
+    if np.unique(every[:: max(every.size // SAMPLED, 1)]).size > MAX_ENTRIES:
+        return None
+    bits = np.unique(every)
     if not 0 < bits.size <= MAX_ENTRIES:
         return None
     # Sorting floats themselves would make all NaN the same NaN; places are sorted instead.
