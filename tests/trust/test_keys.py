@@ -218,10 +218,11 @@ def test_a_vehicles_signature_is_verified(vehicle_signer: CryptoSigner) -> None:
     good = envelope(vehicle_signer, {"vehicle_id": "car-1", "sequence": 1})
     verify_envelope(good, public)
     verify_envelope(Envelope.from_bytes(good.to_bytes()), public)
+    flipped = f"{int(good.signature[40], 16) ^ 1:x}"
     with pytest.raises(Untrusted, match="signature"):
         verify_envelope(replace(good, payload={"vehicle_id": "car-1", "sequence": 2}), public)
     with pytest.raises(Untrusted, match="signature"):
-        verify_envelope(replace(good, signature=good.signature[:-2] + "00"), public)
+        verify_envelope(replace(good, signature=good.signature[:40] + flipped + good.signature[41:]), public)
 
 
 def test_another_vehicles_signature_is_refused(vehicle_signer: CryptoSigner) -> None:
