@@ -8,6 +8,21 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+# Title, field of RolloutRow, whether a rule follows.
+LINES = (
+    ("vehicles", "vehicles", True),
+    ("sent: metadata", "metadata", False),
+    ("sent: delta", "delta", False),
+    ("sent: full", "full", False),
+    ("sent in total", "sent", True),
+    ("float32 fulls would be", "float32_full", False),
+    ("compressed fulls would be", "compressed_full", False),
+    ("bsdiff4 on float16 would be", "bsdiff4_float16", False),
+    ("saving against float32 fulls", "saving", True),
+    ("inferences served", "served", False),
+    ("inferences dropped", "dropped", False),
+)
+
 
 @dataclass(frozen=True, slots=True)
 class RolloutRow:
@@ -46,17 +61,15 @@ class RolloutRow:
 
 
 def print_table(console: Console, rows: list[RolloutRow]) -> None:
-    """One line a rollout; bytes in full, since a fleet pays for each."""
+    """One column a rollout, so that it fits a narrow terminal; bytes in full, since a fleet pays for each."""
     table = Table(title="What the rollouts cost, in bytes", title_justify="left", header_style="bold")
     table.add_column("rollout")
-    groups = ("vehicles", "metadata", "delta", "full", "sent", "float32\nfulls", "compressed\nfulls", "bsdiff4 on\nfloat16")
-    for heading in (*groups, "saving", "inferences\nserved", "dropped"):
-        table.add_column(heading, justify="right")
     for row in rows:
-        counts = (row.vehicles, row.metadata, row.delta, row.full, row.sent)
-        counterfactuals = (row.float32_full, row.compressed_full, row.bsdiff4_float16)
-        numbers = [f"{n:,}" for n in (*counts, *counterfactuals)]
-        table.add_row(row.name, *numbers, f"{row.saving:.1%}", f"{row.served:,}", f"{row.dropped:,}")
+        table.add_column(row.name, justify="right")
+    for title, field, ends_section in LINES:
+        values = [getattr(row, field) for row in rows]
+        shown = [f"{v:.2%}" if isinstance(v, float) else f"{v:,}" for v in values]
+        table.add_row(title, *shown, end_section=ends_section)
     console.print(table)
 
 
