@@ -73,6 +73,7 @@ class Settings(BaseSettings):
     job_memory_bytes: Bytes = 16 * 1024 * MIB
     job_deadline_s: Seconds = 3600
     job_lease_s: Seconds = 30
+    job_retry_s: Seconds = 5
     job_attempts: Annotated[int, Field(ge=1, le=10)] = 3
     delta_bases: Annotated[int, Field(ge=0, le=64)] = 8
 

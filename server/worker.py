@@ -32,7 +32,6 @@ from server.services import publishing, waves
 from server.tables import Job, JobState
 
 log = logging.getLogger(__name__)
-RETRY_S = 5.0
 FOLDER_PREFIX = "job-"
 EXPIRED_AT_ONCE = 100
 
@@ -87,10 +86,10 @@ class Worker:
             return bool(step())
         except (Refusal, SQLAlchemyError, OSError) as exc:
             log.warning("the worker goes on after: %s", exc)
-            self._stopping.wait(RETRY_S)
+            self._stopping.wait(self._registry.settings.job_retry_s)
         except Exception:
             log.exception("the worker goes on after an error that should not be")
-            self._stopping.wait(RETRY_S)
+            self._stopping.wait(self._registry.settings.job_retry_s)
         return False
 
 
@@ -193,7 +192,7 @@ def _try_again(registry: Registry, queue: JobQueue, job: Job, exc: Exception) ->
         return
     log.warning("job %d: attempt %d failed, another follows: %s", job.id, job.attempts, exc)
     with suppress(SQLAlchemyError):  # the lease ends by itself
-        queue.release(job, after_s=RETRY_S * job.attempts)
+        queue.release(job, after_s=registry.settings.job_retry_s * job.attempts)
 
 
 def tick_rollouts(registry: Registry) -> None:

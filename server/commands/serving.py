@@ -52,6 +52,9 @@ def serve(
         timeout_graceful_shutdown=SHUTDOWN_S,
     )
     _greet(url, settings.data, token_in_file=settings.operator_token is None)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        # The web server raises the signal again once it has shut down in order; by then there is nothing left to do.
+        signal.signal(number, lambda *_: None)
     uvicorn.Server(config).run(sockets=[listener])
 
 

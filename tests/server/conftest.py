@@ -25,6 +25,7 @@ def settings_in(data: Path, **changes: object) -> Settings:
         "rollout_tick_s": 0.05,
         "worker_idle_s": 0.05,
         "poll_interval_s": 1.0,
+        "job_retry_s": 0.1,
         "job_memory_bytes": 8 * 1024**3,
     }
     return Settings(data=data, **quick | changes)  # type: ignore[arg-type]
