@@ -74,12 +74,12 @@ def _refused(decode: Decode, data: bytes) -> bool:
 def _shallow(rng: random.Random, data: bytes) -> bytes:
     mutant = bytearray(data)
     for _ in range(rng.choice((1, 1, 2, 5))):
-        at = rng.randrange(len(mutant))
+        at = rng.randrange(len(mutant) + 1)
         match rng.randrange(6):
             case 0:
-                mutant[at] ^= 1 << rng.randrange(8)
+                mutant[at : at + 1] = bytes(b ^ (1 << rng.randrange(8)) for b in mutant[at : at + 1])
             case 1:
-                mutant[at] = rng.randrange(256)
+                mutant[at : at + 1] = bytes([rng.randrange(256)])
             case 2:
                 mutant[at : at + 4] = struct.pack("<I", rng.choice(INTERESTING))
             case 3:

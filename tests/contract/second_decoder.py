@@ -316,6 +316,7 @@ class Numbering:
         self.width = 8 * struct.calcsize(FORMS[encoding])
         self.order = sorted(range(len(entries)), key=lambda i: (ordered(entries[i], 32), i)) if encoding == 4 else []
         self.alphabet = {2: 256, 4: len(entries)}.get(encoding)
+        self.levels = [as_float(entries[entry]) for entry in self.order]
         zeros = [rank for rank, entry in enumerate(self.order) if as_float(entries[entry]) == 0]
         self.zero = {2: 128, 3: 0, 4: zeros[0] if zeros else None}.get(encoding, half_of(self.width))
 
@@ -432,7 +433,24 @@ def changes(number: int, new: Tensor, old: Tensor, numbering: Numbering, symbols
     return result
 
 
+def cell_classes(numbering: Numbering) -> list[int]:
+    levels = numbering.levels
+    exponents = []
+    for rank, level in enumerate(levels):
+        below = level - levels[rank - 1] if rank else 0.0
+        above = levels[rank + 1] - level if rank + 1 < len(levels) else 0.0
+        cell = below + above
+        exponents.append(math.frexp(cell * cell)[1] if math.isfinite(cell) else 0)
+    classes = [min(11, max(exponents) - e) for e in exponents]
+    if numbering.zero is not None:
+        classes[numbering.zero] = 12
+    return classes
+
+
 def kinds_of(block: list[int | None], numbering: Numbering) -> tuple[list[int], int]:
+    if numbering.encoding == 4:
+        cells = cell_classes(numbering)
+        return [13 if p is None else cells[p] for p in block], 14
     if numbering.encoding >= 2:
         return [2 if p is None else int(p == numbering.zero) for p in block], 3
     mantissa = 23 if numbering.encoding == 0 else 10

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -17,9 +18,11 @@ from model_registry.contract.tensors import EncodedTensor, Encoding
 
 # Contexts of floats: so many binary orders of magnitude below the block's largest are told apart.
 EXPONENTS = 16
+# Contexts of codebooks: so many half octaves of the width of an entry's cell.
+WIDTHS = 12
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Prediction:
     """``aligned``: the base's integers (read through ``old``) or weights (``old`` is None) in the new shape, flat.
 
@@ -35,7 +38,13 @@ class Prediction:
     @property
     def kinds(self) -> int:
         """How many contexts ``kind`` tells apart."""
-        return (2 if self.new.is_integer else EXPONENTS) + 1
+        match self.new.encoding:
+            case Encoding.CODEBOOK:
+                return WIDTHS + 2
+            case Encoding.GRID8 | Encoding.GRID16:
+                return 3
+            case Encoding.FLOAT32 | Encoding.FLOAT16:
+                return EXPONENTS + 1
 
     def integers(self, part: slice) -> npt.NDArray[np.int64]:
         """The predicted integers of a block."""
@@ -48,16 +57,30 @@ class Prediction:
         return predicted if self.known is None else np.where(self.known[part], predicted, max(self.new.zero, 0))
 
     def kind(self, predicted: npt.NDArray[np.int64], part: slice) -> npt.NDArray[np.int64]:
-        """Context of every value: is the predicted weight zero (floats: how far its exponent is below the block's largest)?
+        """Context of every value; the last one is that of values which the base does not have.
 
-        The last context is that of values which the base does not have.
+        Grids: is the predicted weight zero? Codebooks: that, and how wide the entry's cell is, because a weight leaves a narrow
+        cell more easily. Floats: how far the exponent is below the block's largest, because updates are of one size.
         """
-        if self.new.is_integer:
+        if self.new.encoding is Encoding.CODEBOOK:
+            kinds = self._widths[predicted]
+        elif self.new.is_integer:
             kinds = (predicted == self.new.zero).astype(np.int64)
         else:
             exponents = self.new.exponents(predicted)
             kinds = np.minimum(exponents.max(initial=0) - exponents, EXPONENTS - 1)
         return kinds if self.known is None else np.where(self.known[part], kinds, self.kinds - 1)
+
+    @cached_property
+    def _widths(self) -> npt.NDArray[np.int64]:
+        """For every rank of a codebook, by how many half octaves its cell is narrower than the widest; zero stands apart."""
+        levels = self.new.scale[self.new.entries].astype(np.float64)
+        with np.errstate(all="ignore"):
+            gaps = np.diff(levels, prepend=levels[:1], append=levels[-1:])
+            cells = gaps[:-1] + gaps[1:]
+            half_octaves = np.frexp(np.where(np.isfinite(cells), cells * cells, 0))[1].astype(np.int64)
+        widths = np.minimum(half_octaves.max() - half_octaves, WIDTHS - 1)
+        return np.where(np.arange(widths.size) == self.new.zero, WIDTHS, widths)
 
     def _nearest(self, weights: npt.NDArray[np.float32], part: slice) -> npt.NDArray[np.int64]:
         """The integer of the nearest weight, by double precision operations that IEEE 754 rounds in one way only."""
