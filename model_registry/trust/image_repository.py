@@ -237,7 +237,7 @@ class ImageRepository:
         if not edition.changed:
             return ()
         files: dict[str, bytes] = {}
-        roles = sorted(edition.changed - {Snapshot.type, Timestamp.type}, key=lambda role: (role == Targets.type, role))
+        roles = sorted(edition.changed - {Snapshot.type, Timestamp.type})  # deltas-, family-, then targets
         for role in roles:
             self._sign_next(files, edition, role, edition.roles[role])
             edition.snapshot.meta[f"{role}.json"] = MetaFile(edition.roles[role].version)

@@ -91,9 +91,11 @@ def test_version_numbers_run_up_with_stolen_keys_are_forgotten_with_those_keys(
 @pytest.mark.parametrize("roles", [(Role.TARGETS,), (Role.FAMILY,), (Role.DELTA,), (Role.TARGETS, Role.FAMILY, Role.DELTA)])
 def test_release_keys_are_replaced_too(registry: Registry, vehicle: Vehicle, rotate: Any, roles: tuple[Role, ...]) -> None:
     path = registry.publish_delta(delta(V1, V2))
+    former = [registry.keyring.public_keys(role)[0].keyid for role in roles]
     rotate(*roles)
     registry.image.refresh()
     assert registry.image.refresh().signed == ()
+    assert not [keyid for keyid in former if keyid.encode() in registry.store.files[registry.image_file("targets")]]
     registry.publish(V2)
     registry.assign(V2)
     repositories = vehicle.boot()
