@@ -20,12 +20,12 @@ from client_agent.pace import PaceLimits
 from client_agent.registry import Registry
 from client_agent.reports import ReportQueue
 from client_agent.selftest import prove
-from client_agent.slots import Mark, Slots
+from client_agent.slots import Mark, SlotName, Slots
 from client_agent.steps import Parts, Repositories, Steps
 from client_agent.stop import Stopped, StopSignal
 from client_agent.tally import Tally
 from client_agent.transport import HttpTransport
-from model_registry.contract.errors import MessageRefused, Refusal
+from model_registry.contract.errors import MessageRefused
 from model_registry.contract.fields import Fields
 
 log = logging.getLogger(__name__)
@@ -79,19 +79,38 @@ class Agent:
         self._machine = Machine(journal, Steps(parts).table(), tally, observe=observe)
 
     def wake(self) -> None:
-        """Answer from what is installed, before any network; from the other slot if the active one does not start."""
+        """Answer from what is installed, before any network; from the other slot if the active one does not start.
+
+        Whatever is wrong with a model or with the disk, this returns: an agent without a model can still be given one.
+        """
         index = self._slots.index
         slot = index.active
-        if self._machine.begin() and slot is not None and index.running and index.running.mark is Mark.PROBATION:
-            slot = self._slots.give_up(slot)
+        crashing = self._crashing()
+        if crashing and slot is not None and index.running and index.running.mark is Mark.PROBATION:
+            slot = self._leave(slot)
         while slot is not None:
             try:
                 self.live.put(prove(self._slots.load(slot)))
-            except Refusal as exc:
-                log.warning("slot %s does not start: %s", slot, exc)
-                slot = self._slots.give_up(slot)
+            except Exception:
+                log.exception("slot %s does not start", slot)
+                slot = self._leave(slot)
             else:
                 return
+
+    def _crashing(self) -> bool:
+        try:
+            return self._machine.begin()
+        except OSError:
+            log.exception("this start cannot be counted")
+            return False
+
+    def _leave(self, slot: SlotName) -> SlotName | None:
+        fallback = self._slots.index.fallback(slot)
+        try:
+            self._slots.give_up(slot)
+        except OSError:
+            log.exception("the disk does not take that slot %s is bad", slot)
+        return fallback
 
     def check(self) -> Progress:
         """Finish what a restart interrupted, then one pass. Raises OSError, Stopped."""

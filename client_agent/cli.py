@@ -83,8 +83,9 @@ def run(options: argparse.Namespace) -> int:
     address = Address.parse(options.listen or f"unix:{options.state / 'inference.sock'}")
     config = Config.load(options.state)
     stop = StopSignal()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+    # Taken by sigwait below, in this thread alone: a handler could interrupt a lock that it then waits for.
+    endings = {signal.SIGTERM, signal.SIGINT}
+    signal.pthread_sigmask(signal.SIG_BLOCK, endings)
     with locked(options.state):
         agent = Agent(options.state, config, stop)
         agent.wake()
@@ -93,8 +94,8 @@ def run(options: argparse.Namespace) -> int:
         print(f"listening on {service.address}", flush=True)
         updates = threading.Thread(target=agent.run, name="updates", daemon=True)
         updates.start()
-        while not stop.wait(3600):
-            pass
+        signal.sigwait(endings)
+        stop.set()
         service.stop()
         # A download may wait for the network; the journal takes it up after the next start.
         updates.join(JOIN_S)

@@ -8,12 +8,15 @@ standard output, {"code", "message"}, and exit status 1; whatever else befalls i
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import resource
+import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -43,6 +46,7 @@ REFUSALS: tuple[type[Refusal], ...] = (
 )
 MAX_ANSWER_BYTES = 4096
 POLL_S = 0.02
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def allowance_bytes(content_bytes: int) -> int:
@@ -107,6 +111,7 @@ def main(arguments: list[str]) -> int:
     """The child: exit status 0 when OUT holds the content, 1 for a refusal."""
     base, artifact, out, sha256, content_bytes = arguments
     job = Job(None if base == "-" else Path(base), Path(artifact), Path(out), sha256, int(content_bytes))
+    _die_with_the_agent()
     _limit(job)
     try:
         content = decode(job)
@@ -129,6 +134,12 @@ def decode(job: Job) -> Content:
     if content.sha256 != job.content_sha256 or len(content.data) != job.content_bytes:
         raise ContentMismatch("the artifact decodes to another content than the one that was signed")
     return content
+
+
+def _die_with_the_agent() -> None:
+    """An orphan would write into the staging directory of the agent's next start."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _limit(job: Job) -> None:

@@ -75,6 +75,11 @@ class Index:
         record = self.record(slot)
         return self.with_record(slot, replace(record, mark=mark) if record else None)
 
+    def fallback(self, slot: SlotName) -> SlotName | None:
+        """The slot that answers when ``slot`` shall not: the other one, if it has proven itself."""
+        other = self.record(slot.other)
+        return slot.other if other is not None and other.mark is Mark.GOOD else None
+
     @property
     def running(self) -> Record | None:
         """The record of the slot that answers."""
@@ -152,12 +157,10 @@ class Slots:
         self._write(replace(index, counter_floor=max(index.counter_floor, record.release_counter if record else 0)))
 
     def give_up(self, slot: SlotName) -> SlotName | None:
-        """Mark a slot bad and let the other one answer, if that one is good; returns the slot that answers then."""
-        index = self.index.marked(slot, Mark.BAD)
-        other = index.record(slot.other)
-        active = slot.other if other is not None and other.mark is Mark.GOOD else None
-        self._write(replace(index, active=active))
-        return active
+        """Mark a slot bad and let its fallback answer; returns that. Raises OSError; then nothing has changed."""
+        index = self.index
+        self._write(replace(index.marked(slot, Mark.BAD), active=index.fallback(slot)))
+        return index.fallback(slot)
 
     def _write(self, index: Index) -> None:
         self._file.write(asdict(index))

@@ -257,7 +257,8 @@ class Steps:
         done = running is not None and running.mark is Mark.GOOD and running.sha256 == assignment.content_sha256
         self._report(progress, DeploymentState.SUCCEEDED if done else DeploymentState.FAILED)
         self._parts.staging.keep_only()
-        return Event.REPORTED, replace(progress, assignment=None, finished=assignment.deployment_id)
+        failure = None if done else progress.failure
+        return Event.REPORTED, replace(progress, assignment=None, finished=assignment.deployment_id, failure=failure)
 
     def _report(self, progress: Progress, state: DeploymentState) -> None:
         running = self._parts.slots.index.running

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,7 +30,7 @@ BY_DELTA = [
     State.REPORTING,
 ]
 BY_FULL = [State.DOWNLOADING_FULL, State.UNPACKING]
-LAUNCHER = (str(Path(__file__).with_name("killed_at.py")),)
+LAUNCHER = str(Path(__file__).with_name("killed_at.py"))
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +53,7 @@ def delta_path(fleet: FakeRegistry) -> str:
 
 def killed(vehicle: Vehicle, state: State, moment: Moment, *, black: bool = False) -> None:
     """Run an agent that kills itself there; until then the old model answers."""
-    with vehicle.daemon(program=LAUNCHER, env={"KILL_AT": f"{state}:{moment}"}) as daemon:
+    with vehicle.daemon(program=(LAUNCHER, "run"), env={"KILL_AT": f"{state}:{moment}"}) as daemon:
 
         def gone() -> bool:
             if black:
@@ -102,6 +105,27 @@ def test_killed_while_going_back_the_old_model_answers_and_the_failure_is_report
         assert daemon.terminate() == 0
     assert vehicle.running is not None
     assert (vehicle.running.version, vehicle.slots.index.counter_floor) == ("1.0.0", 1)
+
+
+# An update makes about sixty such writes; these are spread over all of it. The last one lies behind its end.
+@pytest.mark.parametrize("number", [3, 11, 19, 27, 35, 43, 51, 59, 999])
+def test_a_power_cut_between_two_writes_leaves_a_model_and_the_update_completes(
+    fleet: FakeRegistry, tmp_path: Path, v1: Content, v2: Content, number: int
+) -> None:
+    vehicle = Vehicle(tmp_path / "car", fleet, f"write-{number}").enrol().install(v1, 1)
+    fleet.assign(vehicle.vehicle_id, "2.0.0", vehicle.vehicle_id, delta=delta_path(fleet))
+    command = [sys.executable, LAUNCHER, "check", "--state", str(vehicle.state)]
+    environment = {**os.environ, "KILL_AT": f"write:{number}"}
+    status = subprocess.run(command, env=environment, capture_output=True, timeout=60, check=False).returncode
+    assert status == (0 if number == 999 else -signal.SIGKILL)
+    active = vehicle.slots.index.active
+    assert active is not None
+    assert vehicle.slots.load(active).sha256 in (v1.sha256, v2.sha256)
+    vehicle.check()
+    assert vehicle.running is not None
+    assert (vehicle.running.version, vehicle.running.mark) == ("2.0.0", "good")
+    assert ended(fleet, vehicle.vehicle_id) is DeploymentState.SUCCEEDED
+    assert fleet.replays == 0
 
 
 def ended(fleet: FakeRegistry, deployment: str) -> DeploymentState | None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from client_agent.agent import Agent, Clock, open_slots, utc_now
+from client_agent.cli import main as agent_main
 from client_agent.config import Config
 from client_agent.journal import Progress
 from client_agent.machine import Observer, unobserved
@@ -34,7 +35,7 @@ class Vehicle:
     """One vehicle of the fleet."""
 
     state: Path
-    registry: FakeRegistry
+    registry: FakeRegistry | None
     vehicle_id: str = "car-1"
 
     def command(self, name: str, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
@@ -43,11 +44,13 @@ class Vehicle:
         return subprocess.run(command, capture_output=True, text=True, timeout=LIFE_S, check=False, **options)
 
     def enrol(self) -> Vehicle:
-        from client_agent.cli import main
-
+        assert self.registry is not None
         roots = self.registry.write_roots(self.state.with_name("roots"))
         arguments = ["--server", self.registry.url, "--token", TOKEN, "--vehicle-id", self.vehicle_id, "--family", FAMILY]
-        assert main(["enroll", "--state", str(self.state), *arguments, "--hardware-id", HARDWARE, "--roots", str(roots)]) == 0
+        assert (
+            agent_main(["enroll", "--state", str(self.state), *arguments, "--hardware-id", HARDWARE, "--roots", str(roots)])
+            == 0
+        )
         # Nobody asks these vehicles anything while they are on probation, unless a test does.
         return self.configure(probation_s=0.0)
 

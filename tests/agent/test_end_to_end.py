@@ -1,0 +1,126 @@
+"""The real registry in its own process, real agents, one model through the whole path: publish, roll out, swap, report."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import urllib3
+
+from client_agent.cli import main as agent_main
+from model_registry.contract.content import Content
+from model_registry.contract.full import encode_full
+from tests.agent.models import FAMILY, HARDWARE, make_content
+from tests.agent.test_processes import keep_asking
+from tests.agent.vehicles import Vehicle, eventually
+
+BIN = Path(sys.executable).parent
+
+
+@dataclass
+class RealRegistry:
+    """``deltafleet serve`` on a directory of its own."""
+
+    url: str
+    folder: Path
+    process: subprocess.Popen[bytes]
+
+    def ask(self, method: str, path: str, body: Any = None) -> Any:
+        """One call of the operator API; bytes are sent as they are."""
+        token = (self.folder / "data" / "operator-token").read_text().strip()
+        data = body if isinstance(body, bytes | None) else json.dumps(body).encode()
+        kind = "application/octet-stream" if isinstance(body, bytes) else "application/json"
+        headers = {"Authorization": f"Bearer {token}", "Content-Type": kind}
+        answer = urllib3.request(method, f"{self.url}/api/v1/{path}", body=data, headers=headers, timeout=30)
+        assert answer.status < 300, answer.data
+        return answer.json()
+
+    def publish(self, content: Content) -> None:
+        version = content.manifest.version
+        self.ask("PUT", f"families/{FAMILY}", {"hardware_id": HARDWARE})
+        upload = self.ask("POST", "uploads", encode_full(content))
+        made = self.ask(
+            "POST", f"families/{FAMILY}/versions", {"version": version, "upload_id": upload["upload_id"], "recipe": {}}
+        )
+        eventually(lambda: self.ask("GET", f"jobs/{made['job_id']}")["state"] == "succeeded", f"{version} is published", 90)
+
+    def roll_out(self, version: str) -> int:
+        made = self.ask("POST", "rollouts", {"family": FAMILY, "version": version, "waves": [100]})
+        self.ask("POST", f"rollouts/{made['id']}/start")
+        return int(made["id"])
+
+    def enrol(self, vehicle: Vehicle) -> Vehicle:
+        roots = self.folder / "roots"
+        subprocess.run(
+            [BIN / "deltafleet", "keys", "roots", self.folder / "data" / "keys", "-o", roots], check=True, timeout=60
+        )
+        made = self.ask("POST", "enrolment-tokens", {"count": 1, "family": FAMILY, "auto_accept": True})
+        who = ["--vehicle-id", vehicle.vehicle_id, "--family", FAMILY, "--hardware-id", HARDWARE]
+        where = ["--state", str(vehicle.state), "--roots", str(roots), "--server", self.url]
+        assert agent_main(["enroll", *who, *where, "--token", made["tokens"][0]]) == 0
+        return vehicle
+
+    def is_ready(self) -> bool:
+        assert self.process.poll() is None, (self.folder / "serve.log").read_text()
+        try:
+            return urllib3.request("GET", f"{self.url}/readyz", timeout=2, retries=False).status == 200
+        except urllib3.exceptions.HTTPError:
+            return False
+
+
+@contextmanager
+def real_registry(folder: Path) -> Iterator[RealRegistry]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [str(BIN / "deltafleet"), "serve", "--data", str(folder / "data"), "--port", str(port)]
+    environment = {**os.environ, "DELTAFLEET_POLL_INTERVAL_S": "0.2"}
+    with (
+        (folder / "serve.log").open("wb") as log,
+        subprocess.Popen(command, stdout=log, stderr=log, env=environment) as process,
+    ):
+        try:
+            registry = RealRegistry(f"http://127.0.0.1:{port}", folder, process)
+            eventually(registry.is_ready, "the registry is ready", 60)
+            yield registry
+        finally:
+            process.terminate()
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+@pytest.mark.timeout(280)
+def test_two_rollouts_reach_a_vehicle_that_never_stops_answering(tmp_path: Path, v1: Content) -> None:
+    with real_registry(tmp_path) as registry:
+        registry.publish(v1)
+        vehicle = registry.enrol(Vehicle(tmp_path / "car-1", None))
+        with vehicle.daemon() as daemon:
+            registry.roll_out("1.0.0")
+            eventually(lambda: daemon.version() == "1.0.0", "the first model", 60)
+            over, answers = threading.Event(), list[tuple[int, str | None]]()
+            camera = threading.Thread(target=keep_asking, args=(daemon, over, answers))
+            camera.start()
+            registry.publish(make_content("2.0.0", change=lambda w: w * 1.5))
+            rollout = registry.roll_out("2.0.0")
+            eventually(lambda: registry.ask("GET", f"rollouts/{rollout}")["state"] == "finished", "the rollout ends", 60)
+            over.set()
+            camera.join(20)
+            assert daemon.terminate() == 0
+        assert {status for status, _ in answers} == {200}
+        assert {version for _, version in answers} == {"1.0.0", "2.0.0"}
+        received = registry.ask("GET", f"rollouts/{rollout}/bandwidth")["received"]
+        assert received["delta"] > 0
+        assert received["full"] == 0
+        assert registry.ask("GET", "vehicles/car-1")["installed"]["version"] == "2.0.0"
