@@ -172,14 +172,25 @@ def _warning(pen: Pen) -> None:
     pen.rounded([(-0.62, 0.62), (0.62, 0.62), (0, -0.46)], 0.03, WHITE)
 
 
-def _pedestrians(pen: Pen) -> None:
-    _warning(pen)
+def _walker(pen: Pen) -> None:
     pen.disc((0.03, -0.2), 0.095, BLACK)
     pen.stroke([(0.02, -0.04), (-0.02, 0.26)], 0.16, BLACK)
     pen.stroke([(-0.02, 0.28), (0.12, 0.42), (0.17, 0.6)], 0.085, BLACK)
     pen.stroke([(-0.03, 0.28), (-0.1, 0.45), (-0.24, 0.58)], 0.085, BLACK)
     pen.stroke([(0.03, 0.0), (0.17, 0.12), (0.24, 0.06)], 0.065, BLACK)
     pen.stroke([(0.0, 0.0), (-0.14, 0.1), (-0.17, 0.22)], 0.065, BLACK)
+
+
+def _pedestrians(pen: Pen) -> None:
+    _warning(pen)
+    _walker(pen)
+
+
+def _crossing(pen: Pen) -> None:
+    pen.rounded([(-0.85, -0.85), (0.85, -0.85), (0.85, 0.85), (-0.85, 0.85)], 0.13, WHITE)
+    pen.rounded([(-0.82, -0.82), (0.82, -0.82), (0.82, 0.82), (-0.82, 0.82)], 0.11, BLUE)
+    pen.rounded([(-0.66, 0.66), (0.66, 0.66), (0, -0.56)], 0.03, WHITE)
+    _walker(pen)
 
 
 def _road_works(pen: Pen) -> None:
@@ -191,21 +202,6 @@ def _road_works(pen: Pen) -> None:
     pen.stroke([(0.0, 0.02), (0.1, 0.2), (-0.04, 0.26)], 0.06, BLACK)
     pen.stroke([(-0.06, 0.2), (0.28, 0.4)], 0.05, BLACK)
     pen.polygon([(0.1, 0.64), (0.56, 0.64), (0.42, 0.42), (0.28, 0.4)], BLACK)
-
-
-def _ice(pen: Pen) -> None:
-    _warning(pen)
-    centre = (0.0, 0.22)
-    for turn in range(6):
-        a = math.radians(60 * turn + 30)
-        pen.stroke([centre, _from(centre, a, 0.36)], 0.062, BLACK)
-        fork = _from(centre, a, 0.2)
-        for spread in (-0.9, 0.9):
-            pen.stroke([fork, _from(fork, a + spread, 0.14)], 0.055, BLACK)
-
-
-def _from(start: Point, angle_rad: float, length: float) -> Point:
-    return start[0] + length * math.cos(angle_rad), start[1] + length * math.sin(angle_rad)
 
 
 def _end_of_limits(pen: Pen) -> None:
@@ -234,7 +230,7 @@ _FACES: dict[str, Callable[[Pen], None]] = {
     "pedestrians": _pedestrians,
     "road works": _road_works,
     "end of limits": _end_of_limits,
-    "ice": _ice,
+    "pedestrian crossing": _crossing,
 }
 LABELS: tuple[str, ...] = tuple(_FACES)
 

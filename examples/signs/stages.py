@@ -31,6 +31,6 @@ class Stage:
 
 STAGES = (
     Stage("1.0.0", (CLEAR,), 1, Schedule(epochs=18, rate=1e-3, density=0.25, prune_from=5, prune_to=12)),
-    Stage("2.0.0", (CLEAR, HARSH), 1, Schedule(epochs=2, rate=1e-4)),
-    Stage("3.0.0", (CLEAR, HARSH), 0, Schedule(epochs=2, rate=1e-3, trainable=("classifier.",))),
+    Stage("2.0.0", (CLEAR, HARSH), 1, Schedule(epochs=3, rate=3e-4)),
+    Stage("3.0.0", (CLEAR, HARSH), 0, Schedule(epochs=2, rate=3e-3, trainable=("classifier.",))),
 )

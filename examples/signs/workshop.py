@@ -38,7 +38,8 @@ class Workshop:
 
     def checkpoint(self, number: int) -> Path:
         """Where the trained network of stage ``number`` lies, or will."""
-        key = _digest(self._source.fingerprint(Split.TRAIN), self._source.labels, self._stages[: number + 1], self._seed)
+        learned = [self.labels(earlier) for earlier in range(number + 1)]
+        key = _digest(self._source.fingerprint(Split.TRAIN), learned, self._stages[: number + 1], self._seed)
         return self._folder / f"{FAMILY}-{self._stages[number].version}-{key}.safetensors"
 
     def pictures(self, split: Split, disturbance: Disturbance, classes: int, report: Report) -> Pictures:
@@ -50,7 +51,7 @@ class Workshop:
         return Pictures.of_all(parts)
 
     def _pictures_of(self, split: Split, disturbance: Disturbance, class_index: int) -> Pictures:
-        key = _digest(self._source.fingerprint(split), disturbance)
+        key = _digest(self._source.fingerprint(split), self._source.labels[class_index], disturbance)
         path = self._folder / f"{split}-{disturbance.name}-{class_index}-{key}.npz"
         if not path.exists():
             made = self._source.pictures(split, disturbance, class_index)

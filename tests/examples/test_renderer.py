@@ -72,7 +72,20 @@ def test_in_winter_a_sign_is_further_from_what_it_looks_like_in_clear_weather() 
 
 
 def test_the_command_writes_one_folder_for_each_class(tmp_path: Path) -> None:
-    main(["--out", str(tmp_path / "signs"), "--per-class", "2", "--seed", "4", "--side", "48", "--sheet", str(tmp_path / "sheet.png")])
+    main(
+        [
+            "--out",
+            str(tmp_path / "signs"),
+            "--per-class",
+            "2",
+            "--seed",
+            "4",
+            "--side",
+            "48",
+            "--sheet",
+            str(tmp_path / "sheet.png"),
+        ]
+    )
     folders = sorted(p.name for p in (tmp_path / "signs").iterdir())
     assert [name.split(" ", 1)[1] for name in folders] == list(LABELS)
     files = [path for folder in (tmp_path / "signs").iterdir() for path in folder.iterdir()]
