@@ -7,6 +7,7 @@ import random
 from collections.abc import Callable
 from dataclasses import asdict
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,7 @@ class Agent:
         journal = Journal(directory / JOURNAL_FILE)
         tally = Tally()
         transport = HttpTransport(config.tls, PaceLimits())
-        registry = Registry(config, Identity.load(directory), transport)
+        registry = Registry(config, cache(lambda: Identity.load(directory)), transport)
         parts = Parts(
             config=config,
             journal=journal,

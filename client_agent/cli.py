@@ -67,7 +67,7 @@ def enroll(options: argparse.Namespace) -> int:
         _keep_roots(options.roots, state)
         identity = Identity.create(state)
         config.save(state)
-        answer = Registry(config, identity, HttpTransport(tls, PaceLimits())).enrol(options.token)
+        answer = Registry(config, lambda: identity, HttpTransport(tls, PaceLimits())).enrol(options.token)
     _say(options, {"vehicle_id": config.vehicle_id, "state": answer}, f"{config.vehicle_id}: {answer}")
     return 0
 

@@ -6,7 +6,7 @@ An answer from here only moves the machine to look; what is installed comes from
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from client_agent.config import Config
@@ -27,9 +27,12 @@ class Answer:
 
 
 class Registry:
-    """Speaks for one vehicle. Raises Unreachable for silence and server trouble, another Refusal for a clear "no"."""
+    """Speaks for one vehicle; ``identity`` is asked for when something is to be said.
 
-    def __init__(self, config: Config, identity: Identity, transport: Transport) -> None:
+    Raises Unreachable for silence and server trouble, another Refusal for a clear "no".
+    """
+
+    def __init__(self, config: Config, identity: Callable[[], Identity], transport: Transport) -> None:
         self._config = config
         self._identity = identity
         self._transport = transport
@@ -41,8 +44,8 @@ class Registry:
             token=token,
             family=self._config.family,
             hardware_id=self._config.hardware_id,
-            public_key=self._identity.public_key,
-            sequence=self._identity.next_sequence(),
+            public_key=self._identity().public_key,
+            sequence=self._identity().next_sequence(),
         )
         response = self._post("enroll", enrolment)
         if response.status not in (200, 201):
@@ -55,7 +58,7 @@ class Registry:
 
     def check_in(self, installed: Installed | None, *, served: int, failed: int, etag: str | None) -> Answer:
         """Say what runs here and ask what shall."""
-        check_in = CheckIn(self._config.vehicle_id, self._identity.next_sequence(), installed, served, failed)
+        check_in = CheckIn(self._config.vehicle_id, self._identity().next_sequence(), installed, served, failed)
         response = self._post("check-in", check_in, {"If-None-Match": etag} if etag else {})
         if response.status == 304 and etag:
             return Answer(None, etag)
@@ -71,16 +74,12 @@ class Registry:
             raise _refusal(response, self._url("reports"))
 
     def next_sequence(self) -> int:
-        return self._identity.next_sequence()
-
-    @property
-    def vehicle_id(self) -> str:
-        return self._config.vehicle_id
+        return self._identity().next_sequence()
 
     def _post(
         self, name: str, message: Enrolment | CheckIn | VehicleReport, headers: Mapping[str, str] | None = None
     ) -> Response:
-        envelope = self._identity.sign(payload_of(message))
+        envelope = self._identity().sign(payload_of(message))
         return self._transport.post(self._url(name), envelope.to_bytes(), {**JSON, **(headers or {})})
 
     def _url(self, name: str) -> str:

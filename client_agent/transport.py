@@ -13,6 +13,7 @@ import ssl
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Protocol
@@ -83,15 +84,15 @@ class TlsSettings:
 class HttpTransport:
     """``Transport`` over urllib3. Connections are kept between calls; safe to use from several threads."""
 
-    def __init__(self, tls: TlsSettings, limits: PaceLimits, *, pool: urllib3.PoolManager | None = None) -> None:
+    def __init__(self, tls: TlsSettings, limits: PaceLimits, *, connections: _Connections | None = None) -> None:
         self._tls = tls
         self._limits = limits
-        self._pool = pool or _pool(tls, limits)
+        self._connections = connections or _Connections(tls, limits)
         self._count: Callable[[int], None] = _ignore
 
     def counting(self, count: Callable[[int], None]) -> HttpTransport:
         """The same transport, sharing its connections, that tells ``count`` how many body bytes arrive, wanted or not."""
-        other = HttpTransport(self._tls, self._limits, pool=self._pool)
+        other = HttpTransport(self._tls, self._limits, connections=self._connections)
         other._count = count
         return other
 
@@ -153,7 +154,7 @@ class HttpTransport:
         raise Unreachable(f"{shown(url)}: more than {MAX_REDIRECTS} redirects")
 
     def _send(self, method: str, url: str, headers: dict[str, str], body: bytes | None) -> urllib3.BaseHTTPResponse:
-        return self._pool.request(
+        return self._connections.pool.request(
             method,
             url,
             body=body,
@@ -199,11 +200,23 @@ def shown(url: str) -> str:
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
-def _pool(tls: TlsSettings, limits: PaceLimits) -> urllib3.PoolManager:
-    timeout = urllib3.Timeout(connect=limits.connect_s, read=limits.gap_s)
-    pool = urllib3.PoolManager(num_pools=4, maxsize=1, timeout=timeout, ssl_context=tls.context())
-    pool.pool_classes_by_scheme = {"http": _PacedHttpPool, "https": _PacedHttpsPool}
-    return pool
+class _Connections:
+    """The kept connections, made at first use: a missing certificate must not keep the installed model from answering."""
+
+    def __init__(self, tls: TlsSettings, limits: PaceLimits) -> None:
+        self._tls = tls
+        self._timeout = urllib3.Timeout(connect=limits.connect_s, read=limits.gap_s)
+
+    @cached_property
+    def pool(self) -> urllib3.PoolManager:
+        try:
+            context = self._tls.context()
+        except OSError as exc:
+            remedy = "see ca_file, certificate_file and key_file in the settings"
+            raise Unreachable(f"the certificates cannot be used: {exc}", remedy=remedy) from exc
+        pool = urllib3.PoolManager(num_pools=4, maxsize=1, timeout=self._timeout, ssl_context=context)
+        pool.pool_classes_by_scheme = {"http": _PacedHttpPool, "https": _PacedHttpsPool}
+        return pool
 
 
 class _PacedHttpPool(HTTPConnectionPool):

@@ -15,6 +15,7 @@ from client_agent.cli import main
 from client_agent.lock import DirectoryInUse, is_locked, locked
 from client_agent.slots import Mark
 from client_agent.stop import StopSignal
+from client_agent.transport import TlsSettings
 from model_registry.contract.content import Content
 from model_registry.contract.messages import DeploymentState
 from tests.agent.models import FAMILY, LABELS, make_content, picture
@@ -27,6 +28,16 @@ def test_the_installed_model_answers_before_any_network(registry: FakeRegistry, 
     registry.fault = lambda _: Answer(503)
     with vehicle.install(v1, 1).daemon() as daemon:
         eventually(lambda: daemon.version() == "1.0.0", "an answer")
+        assert daemon.terminate() == 0
+
+
+def test_a_vehicle_that_lost_its_key_and_its_certificates_still_answers(vehicle: Vehicle, v1: Content) -> None:
+    vehicle.install(v1, 1).configure(tls=TlsSettings(ca_file=vehicle.state / "gone.pem"))
+    (vehicle.state / "vehicle-key.pem").write_bytes(b"damaged")
+    with vehicle.daemon() as daemon:
+        eventually(lambda: daemon.version() == "1.0.0", "an answer")
+        eventually(lambda: "no vehicle key" in vehicle.log(), "the trouble is named")
+        assert daemon.version() == "1.0.0"
         assert daemon.terminate() == 0
 
 
