@@ -24,6 +24,7 @@ from examples.signs.render import SIDE, sample
 
 # Held-out pictures come from seeds that no training run reaches.
 HELD_OUT_OFFSET = 2**31
+PHOTOGRAPHS = (".jpg", ".jpeg", ".png", ".ppm")
 
 
 class Split(StrEnum):
@@ -84,23 +85,31 @@ class FolderOfSigns:
     """
 
     def __init__(self, root: Path, *, seed: int) -> None:
+        """Raises ValueError when the folder is not laid out like this."""
+        missing = [str(root / split) for split in Split if not (root / split).is_dir()]
+        if missing:
+            raise ValueError(f"there is no folder {' or '.join(missing)}")
         self._root = root
         self._seed = seed
-        self._folders = sorted(folder for folder in (root / Split.TRAIN).iterdir() if folder.is_dir())
-        self.labels = _names(root / "classes.csv") or tuple(folder.name for folder in self._folders)
+        self._folders = sorted(folder.name for folder in (root / Split.TRAIN).iterdir() if folder.is_dir())
+        self.labels = _names(root / "classes.csv") or tuple(self._folders)
         if len(self.labels) != len(self._folders):
             raise ValueError(f"{root} has {len(self._folders)} folders and {len(self.labels)} names of classes")
 
     def fingerprint(self, split: Split) -> str:
-        files = sum(1 for folder in self._folders for _ in (self._root / split / folder.name).iterdir())
+        files = sum(len(self._files(split, class_index)) for class_index in range(len(self._folders)))
         return f"folder {self._root.resolve()} {files} {self._seed}"
 
     def pictures(self, split: Split, disturbance: Disturbance, class_index: int) -> Pictures:
-        files = sorted((self._root / split / self._folders[class_index].name).iterdir())
+        files = self._files(split, class_index)
         rngs = (np.random.default_rng([self._seed, class_index, number]) for number in range(len(files)))
         made = [_photograph(path, disturbance, rng) for path, rng in zip(files, rngs, strict=True)]
         pixels = np.stack(made) if made else np.zeros((0, SIDE, SIDE, 3), np.uint8)
         return Pictures(pixels, np.full(len(made), class_index, np.int64))
+
+    def _files(self, split: Split, class_index: int) -> list[Path]:
+        folder = self._root / split / self._folders[class_index]
+        return sorted(path for path in folder.glob("*") if path.suffix.lower() in PHOTOGRAPHS)
 
 
 def _photograph(path: Path, disturbance: Disturbance, rng: np.random.Generator) -> npt.NDArray[np.uint8]:

@@ -20,7 +20,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from examples.signs.disturbance import CLEAR, HARSH
 from examples.signs.learning import Report
 from examples.signs.pictures import FolderOfSigns, RenderedSigns, Source, Split
-from examples.signs.release import Trained, release
+from examples.signs.release import FIGURES, Trained, release
 from examples.signs.stages import STAGES, Stage
 from examples.signs.workshop import Workshop
 
@@ -55,15 +55,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     torch.set_num_threads(options.threads)
     torch.use_deterministic_algorithms(True)
     console = Console()
-    workshop = Workshop(options.work, _source(options), STAGES, seed=options.seed)
+    try:
+        source = _source(options)
+    except ValueError as exc:
+        console.print(f"{exc}; --data wants train/CLASS/*.jpg and val/CLASS/*.jpg", markup=False, soft_wrap=True)
+        return 1
+    workshop = Workshop(options.work, source, STAGES, seed=options.seed)
     missing = [str(workshop.checkpoint(n)) for n in range(len(STAGES)) if not workshop.checkpoint(n).exists()]
     if options.from_checkpoints and missing:
-        console.print(f"not trained yet: {', '.join(missing)}; run without --from-checkpoints, with the same settings")
+        console.print(
+            f"not trained yet: {', '.join(missing)}; run without --from-checkpoints, with the same settings", soft_wrap=True
+        )
         return 1
     versions = trained(workshop, STAGES, console)
+    # Photographs make other models than those that are bundled.
+    out: Path = options.out or (options.work / "artifacts" if options.data else ARTIFACTS)
     with shown(console, "compressing") as report:
-        release(versions, options.out, report)
-    console.print((options.out / "accuracies.json").read_text(encoding="utf-8"), markup=False)
+        release(versions, out, report)
+    console.print((out / FIGURES).read_text(encoding="utf-8"), markup=False, soft_wrap=True)
     return 0
 
 
@@ -77,7 +86,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Train, compress and measure the road-sign models.")
     parser.add_argument("--data", type=Path, help="photographs in train/CLASS and val/CLASS, in place of renderings")
     parser.add_argument("--work", type=Path, default=DEFAULT_WORK, help="folder for checkpoints; a stopped run goes on from it")
-    parser.add_argument("--out", type=Path, default=ARTIFACTS, help="folder for the artifacts and accuracies.json")
+    parser.add_argument(
+        "--out", type=Path, help="for artifacts and figures; else the bundled ones or, with --data, WORK/artifacts"
+    )
     parser.add_argument("--from-checkpoints", action="store_true", help="train nothing, only compress and measure")
     parser.add_argument("--per-class", type=int, default=500, help="rendered training pictures a class and disturbance")
     parser.add_argument("--held-out", type=int, default=100, help="rendered held-out pictures a class and disturbance")

@@ -139,10 +139,12 @@ def test_a_folder_of_photographs_is_a_source(tmp_path: Path) -> None:
             folder = tmp_path / split / f"{one.class_index:05d}"
             folder.mkdir(parents=True, exist_ok=True)
             (folder / f"{one.jpeg[-8:].hex()}.jpg").write_bytes(one.jpeg)
+    (tmp_path / "train" / "00000" / "annotations.csv").write_text("no picture", encoding="utf-8")
     with (tmp_path / "classes.csv").open("w", newline="", encoding="utf-8") as opened:
         csv.writer(opened).writerows([("class_index", "name"), (0, "stop"), (1, "yield")])
     photographs = FolderOfSigns(tmp_path, seed=1)
     assert photographs.labels == ("stop", "yield")
+    assert len(photographs.pictures(Split.TRAIN, CLEAR, 0).classes) == 3
     clear, harsh, again = (photographs.pictures(Split.TRAIN, d, 1) for d in (CLEAR, HARSH, HARSH))
     assert clear.pixels.shape == (3, 64, 64, 3)
     assert clear.classes.tolist() == [1, 1, 1]
@@ -154,9 +156,16 @@ def test_a_folder_of_photographs_is_a_source(tmp_path: Path) -> None:
 
 def test_a_folder_whose_names_do_not_fit_is_refused(tmp_path: Path) -> None:
     (tmp_path / "train" / "a").mkdir(parents=True)
+    (tmp_path / "val").mkdir()
     (tmp_path / "classes.csv").write_text("class_index,name\n0,a\n1,b\n", encoding="utf-8")
     with pytest.raises(ValueError, match="1 folders and 2 names"):
         FolderOfSigns(tmp_path, seed=1)
+
+
+def test_a_folder_that_is_laid_out_otherwise_is_refused_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--data", str(tmp_path), "--work", str(tmp_path / "work")]) == 1
+    assert "there is no folder" in capsys.readouterr().out
+    assert not (tmp_path / "work").exists()
 
 
 def test_without_checkpoints_nothing_is_made_from_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
