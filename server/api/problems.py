@@ -9,6 +9,7 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from sqlalchemy.exc import IntegrityError, OperationalError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
@@ -92,6 +93,15 @@ def install(app: FastAPI) -> None:
         answer = problem(exc.status_code, f"http_{exc.status_code}", exc.detail)
         answer.headers.update(exc.headers or {})
         return answer
+
+    @app.exception_handler(IntegrityError)
+    async def raced(_request: Request, _exc: IntegrityError) -> Response:
+        return problem(409, errors.Conflict.code, "somebody else has just made the same thing", "look again, then try again")
+
+    @app.exception_handler(OperationalError)
+    async def database_away(_request: Request, exc: OperationalError) -> Response:
+        log.error("the database: %s", exc.orig)
+        return problem(503, "unreachable", "the database does not answer", "try again in a moment")
 
     @app.exception_handler(Exception)
     async def unexpected(_request: Request, _exc: Exception) -> Response:

@@ -34,6 +34,11 @@ def family(session: Session, name: str) -> Family | None:
     return session.get(Family, name)
 
 
+def hold_family(session: Session, name: str) -> Family | None:
+    """Until the transaction ends, nobody else numbers releases, asks for deltas or starts rollouts of this family."""
+    return session.scalars(select(Family).where(Family.name == name).with_for_update()).one_or_none()
+
+
 def families(session: Session, *, after: str, limit: int) -> Sequence[Family]:
     return session.scalars(select(Family).where(Family.name > after).order_by(Family.name).limit(limit)).all()
 
@@ -71,8 +76,7 @@ def versions(session: Session, family_name: str, *, before: int, limit: int) -> 
 
 
 def next_release_counter(session: Session, family_name: str) -> int:
-    """The caller holds the family's row, so that two releases never get one number."""
-    session.execute(select(Family).where(Family.name == family_name).with_for_update())
+    """The caller holds the family, so that two releases never get one number."""
     highest = session.scalar(select(func.max(Version.release_counter)).where(Version.family == family_name))
     return (highest or 0) + 1
 

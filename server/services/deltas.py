@@ -43,6 +43,7 @@ def worth_keeping(delta_bytes: int, full_bytes: int) -> bool:
 
 def plan(session: Session, target: Version, *, limit: int, now: datetime) -> None:
     """Ask for every chosen delta that neither exists nor is in the making."""
+    artifacts.hold_family(session, target.family)
     previous = artifacts.published_before(session, target)
     bases = choose_bases(artifacts.installed_histogram(session, target), previous.id if previous else None, limit)
     known = {row.delta.base_id: row.delta for row in artifacts.deltas_to(session, [target.id])}

@@ -108,9 +108,9 @@ def request_version(
     """Take the version for this upload and ask for its compression. Raises NotFound, Conflict, InvalidRequest."""
     if not SEMVER.fullmatch(number) or len(number) > 64:
         raise InvalidRequest(f"{number[:80]!r} is not a version", remedy="use MAJOR.MINOR.PATCH, for example 2.0.0")
-    if artifacts.family(session, family_name) is None:
+    if artifacts.hold_family(session, family_name) is None:
         raise NotFound(f"there is no family {family_name}", remedy="create it with PUT /api/v1/families/{family}")
-    counter = artifacts.next_release_counter(session, family_name)  # holds the family until the transaction ends
+    counter = artifacts.next_release_counter(session, family_name)
     existing = artifacts.version(session, family_name, number)
     if existing and existing.upload_id == upload_id and existing.recipe == recipe and existing.state != VersionState.FAILED:
         return existing

@@ -91,6 +91,7 @@ def tell(session: Session, rollout_id: int, event: RolloutEvent, *, delta_bases:
 
 def _start(session: Session, rollout: Rollout, *, delta_bases: int, now: datetime) -> None:
     """Fix who takes part: accepted vehicles of the family that neither have the version nor a later release."""
+    artifacts.hold_family(session, rollout.family)
     other = rollouts.active_of(session, rollout.family)
     if other is not None:
         raise Conflict(f"rollout {other.id} of {rollout.family} is {other.state}", remedy="let it finish, or abort it first")

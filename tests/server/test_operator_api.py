@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
 from fastapi.testclient import TestClient
+from sqlalchemy.exc import OperationalError
 
 from server.app import create_app
 from server.bootstrap import Registry, build, operator_token
@@ -268,6 +270,26 @@ class TestOperations:
         answer = operator.get("/api/v1/families")
         assert code_of(answer, 500) == "internal_error"
         assert "hush" not in answer.text
+
+    def test_a_database_that_is_away_is_no_mistake_of_the_caller(
+        self, operator: httpx2.Client, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def away(*_: object, **__: object) -> None:
+            raise OperationalError("SELECT 1", {}, OSError("password=hush"))
+
+        monkeypatch.setattr("server.repositories.artifacts.families", away)
+        answer = operator.get("/api/v1/families")
+        assert code_of(answer, 503) == "unreachable"
+        assert answer.headers["retry-after"]
+        assert "hush" not in answer.text
+
+    def test_families_made_at_once_are_one_family(self, operator: httpx2.Client) -> None:
+        def put(_: int) -> int:
+            return operator.put("/api/v1/families/same", json={"hardware_id": "generic"}).status_code
+
+        with ThreadPoolExecutor(4) as pool:
+            assert set(pool.map(put, range(8))) <= {200, 201, 409}
+        assert len(operator.get("/api/v1/families").json()["items"]) == 1
 
     def test_the_vehicles_door_is_described(self, anonymous: httpx2.Client) -> None:
         description = anonymous.get("/openapi.json").json()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from sqlalchemy import select
@@ -170,6 +171,21 @@ def test_two_versions_are_never_on_their_way_at_once(database: Database) -> None
     fleet_.tell(E.ABORT)
     with pytest.raises(Conflict, match="no accepted vehicle"):
         fleet_.tell(E.START, other)
+
+
+def test_of_two_rollouts_started_at_once_one_is_refused(database: Database) -> None:
+    fleet_ = Fleet(database)
+    ids = [fleet_.rollout_id, *(fleet_.create("2.0.0") for _ in range(3))]
+
+    def starts(rollout_id: int) -> bool:
+        try:
+            fleet_.tell(E.START, rollout_id, bases=4)
+        except Conflict:
+            return False
+        return True
+
+    with ThreadPoolExecutor(4) as pool:
+        assert sorted(pool.map(starts, ids)) == [False, False, False, True]
 
 
 def test_vehicles_that_run_it_or_a_later_release_or_are_not_accepted_take_no_part(database: Database) -> None:
