@@ -79,12 +79,15 @@ def _encode(codec: Codec, base: Content, new: Content) -> bytes:
 
 
 def counterfactuals(base: Content | None, new: Content) -> Counterfactuals:
-    """Float32 weights; our own full artifact; bsdiff4 between the float16 weights (without a base: those weights)."""
+    """Float32 weights; our own full artifact; bsdiff4 between the float16 weights.
+
+    Without a base, or with more weights than bsdiff4 is good for, the last is the size of the float16 weights.
+    """
     halves = _float16_weights(new)
     return Counterfactuals(
         float32_full_bytes=sum(4 * t.size for t in new.tensors),
         compressed_full_bytes=len(encode_full(new)),
-        bsdiff4_float16_bytes=len(halves) if base is None else len(bsdiff4.diff(_float16_weights(base), halves)),
+        bsdiff4_float16_bytes=_bsdiff4_bytes(_float16_weights(base), halves) if base else len(halves),
     )
 
 
@@ -92,3 +95,7 @@ def _float16_weights(content: Content) -> bytes:
     """All weights one after the other, as the smallest float file that a fleet without quantisation would ship."""
     with np.errstate(over="ignore"):
         return b"".join(t.dequantize().astype("<f2").tobytes() for t in content.tensors)
+
+
+def _bsdiff4_bytes(old: bytes, new: bytes) -> int:
+    return len(bsdiff4.diff(old, new)) if max(len(old), len(new)) <= BSDIFF4_BYTES else len(new)

@@ -69,7 +69,7 @@ class EncodedTensor:
                 return "floats take no scale" if self.scale.size else ""
             case Encoding.GRID8 | Encoding.GRID16:
                 rows = self.values.shape[0] if self.values.ndim else 1
-                return "" if self.scale.size in (1, rows) else f"{self.scale.size} steps for {rows} rows"
+                return "" if self.scale.size in (1, max(rows, 1)) else f"{self.scale.size} steps for {rows} rows"
             case Encoding.CODEBOOK:
                 if not 1 <= self.scale.size <= 256:
                     return "a codebook has 1 to 256 entries"

@@ -91,6 +91,9 @@ def successors(draw: st.DrawFn, old: EncodedTensor) -> EncodedTensor:
             with np.errstate(over="ignore"):
                 shifted = (old.scale * np.float32(1.125)).astype(np.float32)
             return EncodedTensor(old.name, old.encoding, old.values, shifted)
+        case "resized" if old.scale.size <= 1 or old.encoding is Encoding.CODEBOOK:
+            shape = tuple(draw(st.integers(0, MAX_EXAMPLE_SIDE)) for _ in old.shape)
+            return _filled(draw, old.name, old.encoding, shape, scale=old.scale)
         case "resized":
             shape = tuple(draw(st.integers(0, MAX_EXAMPLE_SIDE)) for _ in old.shape)
             return _filled(draw, old.name, old.encoding, shape)
@@ -116,7 +119,7 @@ def _scales(encoding: Encoding, shape: tuple[int, ...]) -> st.SearchStrategy[npt
         case Encoding.CODEBOOK:
             return hnp.arrays(np.float32, st.integers(1, 20), elements=st.floats(width=32, allow_nan=False))
         case Encoding.GRID8 | Encoding.GRID16:
-            rows = shape[0] if shape else 1
+            rows = max(shape[0], 1) if shape else 1
             return hnp.arrays(np.float32, st.sampled_from([1, rows]), elements=st.floats(-1e3, 1e3, width=32))
         case _:
             return st.just(NO_SCALE)

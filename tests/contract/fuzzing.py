@@ -50,7 +50,7 @@ def main() -> None:
     for name, data, header, dictionary, decode in seeds:
         rng = random.Random(f"{seed} {name}")
         deep = name in ("full", Codec.MODEL)
-        mutants = [_deep(rng, data, header, dictionary) if deep and i % 2 else _shallow(rng, data) for i in range(count)]
+        mutants = (_deep(rng, data, header, dictionary) if deep and i % 2 else _shallow(rng, data) for i in range(count))
         refused = sum(_refused(decode, mutant) for mutant in mutants)
         sys.stdout.write(f"{name}: {refused} of {count} refused\n")
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 
 from model_registry.contract.codecs import changes
 from model_registry.contract.codecs.heads import ContentHead
@@ -24,7 +24,6 @@ from tests.contract import second_decoder
 from tests.contract.contents import content, pairs, small_network, sparse_codebook, tensor
 
 
-@settings(deadline=None)
 @given(pairs())
 def test_every_codec_gives_the_new_content_back(pair: tuple[Content, Content]) -> None:
     base, new = pair
@@ -34,7 +33,6 @@ def test_every_codec_gives_the_new_content_back(pair: tuple[Content, Content]) -
         assert second_decoder.decode_delta(delta.data, base.data) == new.data
 
 
-@settings(deadline=None)
 @given(pairs())
 def test_every_way_of_coding_changes_gives_the_values_back(pair: tuple[Content, Content]) -> None:
     """The encoder keeps the cheapest way only; here all of them are decoded, by the second decoder too."""

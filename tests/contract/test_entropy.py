@@ -14,6 +14,8 @@ from model_registry.contract.entropy import (
     SymbolReader,
     SymbolWriter,
     Table,
+    Uniform,
+    _coder_refusals,
     token_weights,
     unzigzag,
     zigzag,
@@ -131,6 +133,17 @@ def test_any_bytes_decode_to_something_bounded_or_are_refused(data: bytes, alpha
         reader.end()
     except MalformedArtifact:
         pass
+
+
+def test_a_panic_of_the_coder_is_a_refusal() -> None:
+    """The coder is Rust: its panics are no Exceptions and would pass every handler."""
+    with pytest.raises(MalformedArtifact), _coder_refusals():
+        Uniform(1)
+
+
+def test_other_failures_keep_their_kind() -> None:
+    with pytest.raises(KeyboardInterrupt), _coder_refusals():
+        raise KeyboardInterrupt
 
 
 def test_symbols_left_over_are_refused() -> None:

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 
 from model_registry.contract.content import Content
 from model_registry.contract.errors import LimitExceeded, UnsupportedArtifact
@@ -19,7 +19,6 @@ from tests.contract import second_decoder
 from tests.contract.contents import awkward_floats, content, contents, small_network, sparse_codebook, tensor
 
 
-@settings(deadline=None)
 @given(contents())
 def test_any_content_comes_back_byte_for_byte(made: Content) -> None:
     data = encode_full(made)

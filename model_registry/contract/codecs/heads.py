@@ -19,15 +19,28 @@ from model_registry.contract.limits import Limits
 from model_registry.contract.manifest import Manifest
 from model_registry.contract.tensors import EncodedTensor, Encoding
 
+MAX_ENTRIES = 256
+
 
 @dataclass(frozen=True, slots=True)
 class TensorHead:
-    """A tensor without its numbers."""
+    """A tensor without its numbers. Raises MalformedArtifact when the scale cannot have this many entries."""
 
     name: str
     encoding: Encoding
     shape: tuple[int, ...]
     scale_size: int
+
+    def __post_init__(self) -> None:
+        match self.encoding:
+            case Encoding.FLOAT32 | Encoding.FLOAT16:
+                fits = self.scale_size == 0
+            case Encoding.GRID8 | Encoding.GRID16:
+                fits = self.scale_size in (1, max(self.shape[0], 1) if self.shape else 1)
+            case Encoding.CODEBOOK:
+                fits = 1 <= self.scale_size <= MAX_ENTRIES
+        if not fits:
+            raise MalformedArtifact(f"tensor {self.name!r} of shape {self.shape} cannot have {self.scale_size} scale entries")
 
     @property
     def size(self) -> int:

@@ -16,9 +16,9 @@ from model_registry.contract.codecs.heads import TensorHead
 from model_registry.contract.codecs.integers import Array, IntegerView
 from model_registry.contract.codecs.scales import decode_scale, encode_scale
 from model_registry.contract.codecs.sections import Sink, Source
-from model_registry.contract.codecs.values import PALETTE_SIZE, decode_values, encode_values
+from model_registry.contract.codecs.values import decode_values, encode_values
 from model_registry.contract.errors import MalformedArtifact
-from model_registry.contract.tensors import EncodedTensor, Encoding
+from model_registry.contract.tensors import EncodedTensor
 
 SAME = 16
 
@@ -56,8 +56,6 @@ def decode_tensor(
 ) -> EncodedTensor:
     """The inverse of ``encode_tensor``. Raises ArtifactRefused."""
     scale = _decode_scale(old, head, scale_number, source)
-    if head.encoding is Encoding.CODEBOOK and not 1 <= scale.size <= PALETTE_SIZE:
-        raise MalformedArtifact(f"tensor {head.name!r}: a codebook has 1 to {PALETTE_SIZE} entries")
     return EncodedTensor(head.name, head.encoding, _decode_values(old, head, scale, values_number, source), scale)
 
 
