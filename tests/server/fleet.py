@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -171,6 +170,3 @@ def installed(version: Version) -> dict[str, Any]:
         "content_sha256": version.content_sha256,
         "release_counter": version.release_counter,
     }
-
-
-numbers = itertools.count(1)

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 from alembic import command
-from alembic.config import Config
 from pytest_alembic import create_alembic_fixture
 from pytest_alembic.tests import (
     test_model_definitions_match_ddl as _match_ddl,
@@ -59,11 +58,6 @@ def alembic_engine(request: pytest.FixtureRequest) -> Engine:
     if request.param == "sqlite":
         return create_engine("sqlite://", poolclass=StaticPool)
     return create_engine(request.getfixturevalue("postgres_url"))
-
-
-@pytest.fixture
-def alembic_config_of_product(alembic_engine: Engine) -> Config:
-    return alembic_config(alembic_engine)
 
 
 alembic_runner = create_alembic_fixture(
