@@ -25,6 +25,7 @@ from typing import IO
 from tests.daemons import LOOPBACK, Daemon, DidNotStart, answers, as_user, free_port, wait_until
 from tests.reference import ROOT
 
+START_ATTEMPTS = 3
 LIFE_S = 3600
 _ACCESS_KEY, _SECRET_KEY = "deltafleet-tests", "not-a-secret-outside-this-machine"
 _CEPH = {
@@ -181,14 +182,17 @@ def lease(kind: str, folder: Path) -> Iterator[dict[str, str]]:
 
 
 def _start_keeper(kind: str, folder: Path) -> None:
+    """Start it, again if need be: between choosing a free port and taking it, another run's service may have taken it."""
     log = folder / "keeper.log"
     command = [sys.executable, "-m", "tests.service_keeper", kind, str(folder)]
-    with log.open("w") as output:
-        done = subprocess.run(
-            command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=output, stderr=output, check=False, timeout=180
-        )
-    if done.returncode:
-        raise DidNotStart(f"{kind}\n{log.read_text(errors='replace')[-4000:]}")
+    for _ in range(START_ATTEMPTS):
+        with log.open("w") as output:
+            done = subprocess.run(
+                command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=output, stderr=output, check=False, timeout=180
+            )
+        if not done.returncode:
+            return
+    raise DidNotStart(f"{kind}\n{log.read_text(errors='replace')[-4000:]}")
 
 
 def main(kind: str, folder: Path) -> int:

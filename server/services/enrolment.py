@@ -22,10 +22,13 @@ MAX_TOKENS = 10_000
 
 
 def make_tokens(session: Session, *, count: int, family: str, auto_accept: bool, now: datetime) -> list[str]:
-    """Fresh one-time tokens, of which only digests are kept. Raises NotFound."""
+    """Fresh one-time tokens, of which only digests are kept. Raises NotFound.
+
+    Hexadecimal: a token that began with a hyphen would read as an option on the vehicle's command line.
+    """
     if artifacts.family(session, family) is None:
         raise NotFound(f"there is no family {family}", remedy="create it first")
-    tokens = [secrets.token_urlsafe(24) for _ in range(count)]
+    tokens = [secrets.token_hex(24) for _ in range(count)]
     fleet.add_tokens(session, [_digest(t) for t in tokens], family, auto_accept=auto_accept, now=now)
     return tokens
 

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.browser
 PAGES = ("/dashboard", "/dashboard/rollouts/3", "/dashboard/rollouts/1", "/dashboard/rollouts/999")
 WIDTHS = (360, 768, 1280, 1920)
 HOSTILE = "\"'><img src=x onerror=alert(1)></title></script><script>alert(2)</script>{{ 7*7 }}"
-WAIT_MS = 30_000
+WAIT_MS = 60_000
 
 
 @dataclass

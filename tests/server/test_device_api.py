@@ -13,6 +13,7 @@ from sqlalchemy import select
 from model_registry.contract.messages import MAX_MESSAGE_BYTES, Instruction
 from server.bootstrap import Registry, utc_now
 from server.services import waves
+from server.services.enrolment import make_tokens
 from server.services.rollouts import RolloutEvent
 from server.services.waves import RolloutPlan
 from server.tables import Deployment, Presence, RolloutMinute, Vehicle, Version
@@ -54,6 +55,12 @@ def deployment_id(registry: Registry) -> str:
 
 
 class TestEnrolment:
+    def test_no_token_reads_as_an_option_on_a_command_line(self, registry: Registry) -> None:
+        make_token(registry.database)
+        with registry.database.writing() as session:
+            tokens = make_tokens(session, count=200, family=FAMILY, auto_accept=True, now=utc_now())
+        assert all(token.isalnum() for token in tokens)
+
     def test_a_token_lets_one_vehicle_in(self, anonymous: httpx2.Client, registry: Registry) -> None:
         token = make_token(registry.database)
         answer = SimulatedVehicle(anonymous, "car-1").enrol(token)
