@@ -156,7 +156,7 @@ def test_one_connection_serves_a_whole_resolution(registry: Registry, vehicle: V
         transport = HttpTransport(TlsSettings(), QUICK)
         vehicle.transport, vehicle.base_url = transport, url
         assert vehicle.resolved() == "2.0.0"
-        pool = transport._pool.connection_from_url(url)
+        pool = transport._connections.pool.connection_from_url(url)
         assert (pool.num_connections, pool.num_requests) == (1, REQUESTS)
 
 
