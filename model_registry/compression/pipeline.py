@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from model_registry.architectures import Architecture, architecture, matching, recognise
+from model_registry.compression.compensation import Compensated
 from model_registry.compression.quantization import Setting, keep_exactly, quantize
 from model_registry.compression.recipe import Recipe
 from model_registry.compression.updates import Update, lost_share, update_tensor
@@ -109,13 +110,17 @@ def read_network(path: Path, recipe: Recipe) -> SourceNetwork:
 
 
 def compress(
-    network: SourceNetwork, setting: Setting | None, *, base: Content | None = None, progress: Progress = lambda *_: None
+    network: SourceNetwork,
+    setting: Setting | Compensated | None,
+    *,
+    base: Content | None = None,
+    progress: Progress = lambda *_: None,
 ) -> Content:
     """Steps 3 and 4; ``setting`` None keeps every weight bit for bit. Raises ModelUnusable or SelfTestFailed."""
     sources = {name: _source_digest(value) for name, value in network.weights.items()}
     tensors, lost = _encode(network, setting, base, sources, progress)
     outcome: dict[str, Any] = {"sources": "".join(sources.values())}
-    outcome |= {"lossless": True} if setting is None else {"step": setting.step, "codebooks": setting.keep_codebooks}
+    outcome |= _outcome(setting)
     if base is not None:
         outcome["lost"] = round(lost, 4)
     lineage = replace(network.manifest.lineage, base_sha256=base.sha256 if base else None, recipe=outcome)
@@ -124,10 +129,27 @@ def compress(
     return _with_golden_vectors(content)
 
 
+def _outcome(setting: Setting | Compensated | None) -> dict[str, Any]:
+    match setting:
+        case None:
+            return {"lossless": True}
+        case Setting():
+            return {"step": setting.step, "codebooks": setting.keep_codebooks}
+        case Compensated():
+            return {"price": setting.price}
+
+
 def _encode(
-    network: SourceNetwork, setting: Setting | None, base: Content | None, sources: Mapping[str, str], progress: Progress
+    network: SourceNetwork,
+    setting: Setting | Compensated | None,
+    base: Content | None,
+    sources: Mapping[str, str],
+    progress: Progress,
 ) -> tuple[tuple[EncodedTensor, ...], float]:
     """Every tensor's encoding, and the share of the update that is not delivered."""
+    rounded = setting.round(network.weights) if isinstance(setting, Compensated) else {}
+    # What no layer multiplies is encoded without data.
+    plain = setting if isinstance(setting, Setting) else Setting()
     total = max(network.manifest.parameters, 1)
     before = _base_tensors(base)
     updates: list[Update] = []
@@ -138,7 +160,7 @@ def _encode(
         if setting is None:
             own = keep_exactly(name, value)
         else:
-            own = quantize(name, value, setting, bias=name in network.biases, share=value.size / total)
+            own = rounded.get(name) or quantize(name, value, plain, bias=name in network.biases, share=value.size / total)
         updates.append(update_tensor(value, own, before.get(name), sources[name], exact=setting is None))
     return tuple(update.tensor for update in updates), lost_share(updates)
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +26,7 @@ from model_registry.contract.tensors import NO_SCALE, EncodedTensor, Encoding, f
 
 Floats = npt.NDArray[np.float32]
 MAX_ENTRIES, SAMPLED = 256, 4096
+LARGEST_LEVEL = 32_767
 SHARE_POWER = 0.25
 # Rounding a codebook to float16 moves an entry by less than this part of itself, unless it is tiny.
 HALF_PRECISION = 2.0**-10
@@ -94,12 +96,15 @@ def on_grid(name: str, values: Floats, step: float) -> EncodedTensor:
     if not scale[0] > 0:
         scale = np.ones(1, np.float32)
     multiples = np.rint(values / scale[0])
-    largest = float(np.abs(multiples).max()) if values.size else 0.0
-    if largest <= 127:
-        return EncodedTensor(name, Encoding.GRID8, multiples.astype(np.int8), scale)
-    if largest <= 32767:
-        return EncodedTensor(name, Encoding.GRID16, multiples.astype("<i2"), scale)
-    return keep_exactly(name, values)
+    if values.size and float(np.abs(multiples).max()) > LARGEST_LEVEL:
+        return keep_exactly(name, values)
+    return grid_tensor(name, multiples, float(scale[0]))
+
+
+def grid_tensor(name: str, levels: npt.NDArray[Any], step: float) -> EncodedTensor:
+    """Whole ``levels`` of at most 32,767 as a tensor of 8 or 16 bits, whichever holds them."""
+    encoding = Encoding.GRID16 if levels.size and np.abs(levels).max() > 127 else Encoding.GRID8
+    return EncodedTensor(name, encoding, levels.astype(encoding.dtype), np.array([step], np.float32))
 
 
 def on_base(name: str, values: Floats, base: EncodedTensor) -> EncodedTensor:

@@ -1,8 +1,9 @@
 """Choosing how coarse a network may become, by running it on the user's pictures instead of by rule.
 
 ``calibrate`` needs no labels: it bounds the divergence between the answers of the float network and of the compressed one.
-``within_drop`` needs them: it bounds the points of top-1 accuracy that are lost. Both try a fixed row of settings, keep the
-smallest artifact that stays within the bound, and report every point they saw.
+``within_drop`` needs them: it bounds the points of top-1 accuracy that are lost. Both halve a fixed row of settings, fine to
+coarse, keep the smallest artifact that they saw within the bound, and report every point. Without a base the settings are
+prices of a bit under error compensation; with one they are grids, because what matters then is the way from the base.
 """
 
 from __future__ import annotations
@@ -14,22 +15,32 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from model_registry.compression.calibration import calibrate_layers
+from model_registry.compression.compensation import Compensated
+from model_registry.compression.divergence import mean_divergence
 from model_registry.compression.pipeline import SourceNetwork, compress
 from model_registry.compression.quantization import Setting
 from model_registry.contract.content import Content
 from model_registry.contract.errors import ManifestRefused
 from model_registry.contract.full import encode_full
 from model_registry.contract.preprocessing import Preprocessing
-from model_registry.models.evaluation import Sample, all_logits, content_engine, evaluate, pictures, spread
+from model_registry.models.evaluation import (
+    Sample,
+    all_logits,
+    content_engine,
+    evaluate,
+    pictures,
+    read_picture,
+    spread,
+)
 
 Floats = npt.NDArray[np.float32]
 Progress = Callable[[float, str], None]
-# Fine to coarse; None is lossless, the way out that always holds.
-SETTINGS: tuple[Setting | None, ...] = (
-    None,
-    Setting(),
-    *(Setting(step, keep_codebooks=False) for step in (0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6, 0.8)),
-)
+AnySetting = Setting | Compensated | None
+# Fine to coarse, before either: None, which is lossless and always holds, and the default.
+GRIDS = tuple(Setting(step, keep_codebooks=False) for step in (0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6, 0.8))
+# Nats a bit, half an octave apart: from hardly any change to a tenth of the size of a careful setting.
+PRICES = tuple(float(f"{1e-9 * 2 ** (n / 2):.3g}") for n in range(22))
 # A mean divergence of a hundredth of a nat changes about one answer in twenty where the network itself is undecided.
 MAX_DIVERGENCE = 0.01
 MAX_CALIBRATION_PICTURES = 200
@@ -64,7 +75,8 @@ def calibrate(network: SourceNetwork, folder: Path, *, base: Content | None, pro
     def divergence(content: Content) -> float:
         return mean_divergence(reference, all_logits(content_engine(content), preprocessing, paths))
 
-    return _coarsest(network, divergence, MAX_DIVERGENCE, base, progress)
+    settings = _settings(network, paths, base, progress)
+    return _coarsest(network, settings, divergence, MAX_DIVERGENCE, base=base, progress=progress)
 
 
 def within_drop(
@@ -77,49 +89,67 @@ def within_drop(
     def drop(content: Content) -> float:
         return 100 * (reference - evaluate(content_engine(content), preprocessing, samples).top1)
 
-    return _coarsest(network, drop, max_drop, base, progress)
+    paths = spread([sample.path for sample in samples], MAX_CALIBRATION_PICTURES)
+    settings = _settings(network, paths, base, progress)
+    return _coarsest(network, settings, drop, max_drop, base=base, progress=progress)
 
 
-def mean_divergence(reference: Floats, found: Floats) -> float:
-    """Kullback-Leibler divergence from softmax(reference) to softmax(found), mean over rows, in nats."""
-    p, q = _log_softmax(reference), _log_softmax(found)
-    return float((np.exp(p) * (p - q)).sum(axis=1).mean())
+def _settings(
+    network: SourceNetwork, paths: Sequence[Path], base: Content | None, progress: Progress
+) -> tuple[AnySetting, ...]:
+    """What may be chosen, fine to coarse; measures the network on the pictures when there is no base."""
+    if base is not None:
+        return (None, Setting(), *GRIDS)
+    preprocessing, name = _preprocessing(network), network.manifest.inputs[0].name
+    requests = [{name: preprocessing.apply(read_picture(path))} for path in paths]
+    measured = calibrate_layers(network.exact(), requests, progress=lambda share, step: progress(share / 2, step))
+    return (None, Setting(), *(Compensated(measured, price) for price in PRICES))
 
 
 def _coarsest(
-    network: SourceNetwork, damage: Callable[[Content], float], bound: float, base: Content | None, progress: Progress
+    network: SourceNetwork,
+    settings: Sequence[AnySetting],
+    damage: Callable[[Content], float],
+    bound: float,
+    *,
+    base: Content | None,
+    progress: Progress,
 ) -> Search:
-    """Walk from fine to coarse until the first setting beyond the bound."""
-    best: tuple[int, Content] | None = None
-    points: list[Point] = []
-    for number, setting in enumerate(SETTINGS):
-        progress(number / len(SETTINGS), _label(setting))
-        content = compress(network, setting, base=base)
-        size = len(encode_full(content))
-        # A larger artifact than the best is no candidate, however true it is.
-        if best is not None and size >= best[0]:
-            continue
-        points.append(Point(_label(setting), size, round(damage(content), 6)))
-        # Lossless holds by definition; an engine's rounding must not send the search away empty-handed.
-        if setting is not None and not points[-1].damage <= bound:
-            break
-        best = (size, content)
-    assert best is not None
-    return Search(best[1], tuple(points))
+    """Halve the row of settings until the coarsest within the bound is found; the first one needs no look."""
+    seen: dict[int, tuple[Point, Content]] = {}
+
+    def holds(number: int) -> bool:
+        content = compress(network, settings[number], base=base)
+        point = Point(_label(settings[number]), len(encode_full(content)), round(damage(content), 6))
+        seen[number] = point, content
+        return point.damage <= bound
+
+    low, high = 0, len(settings)
+    rounds = len(settings).bit_length()
+    while high - low > 1:
+        progress(0.5 + 0.5 * len(seen) / rounds, "trying settings")
+        middle = (low + high) // 2
+        low, high = (middle, high) if holds(middle) else (low, middle)
+    # The ways out: lossless holds by definition, and the default may be smaller than what the search ended with.
+    for number in (0, 1):
+        if number not in seen:
+            holds(number)
+    within = [seen[number] for number in seen if number == 0 or seen[number][0].damage <= bound]
+    best = min(within, key=lambda candidate: candidate[0].bytes)
+    return Search(best[1], tuple(seen[number][0] for number in sorted(seen)))
 
 
-def _label(setting: Setting | None) -> str:
-    if setting is None:
-        return "lossless"
-    return "default" if setting.keep_codebooks else f"step {setting.step:g}"
+def _label(setting: AnySetting) -> str:
+    match setting:
+        case None:
+            return "lossless"
+        case Compensated():
+            return f"price {setting.price:g}"
+        case Setting():
+            return "default" if setting.keep_codebooks else f"step {setting.step:g}"
 
 
 def _preprocessing(network: SourceNetwork) -> Preprocessing:
     if network.manifest.preprocessing is None:
         raise ManifestRefused("pictures cannot be shown to a network without preprocessing", remedy="give it with --preprocess")
     return network.manifest.preprocessing
-
-
-def _log_softmax(logits: Floats) -> npt.NDArray[np.float64]:
-    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
-    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)))

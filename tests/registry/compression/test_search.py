@@ -39,19 +39,13 @@ def quiet(_: float, __: str) -> None:
     return
 
 
-def test_divergence_is_zero_for_equal_answers_and_grows_with_the_difference() -> None:
-    logits = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
-    assert search.mean_divergence(logits, logits) == 0
-    near, far = (search.mean_divergence(logits, logits + by * np.eye(5, 4, dtype=np.float32)) for by in (0.1, 1.0))
-    assert 0 < near < far
-
-
 def test_calibration_takes_the_smallest_within_the_bound(network: SourceNetwork, folder: Path) -> None:
     found = search.calibrate(network, folder, base=None, progress=quiet)
     within = [point for point in found.points if point.damage <= search.MAX_DIVERGENCE]
     assert len(encode_full(found.content)) == min(point.bytes for point in within)
     assert found.points[0].setting == "lossless"
-    sizes = [point.bytes for point in found.points]
+    sizes = [point.bytes for point in found.points if point.setting.startswith("price")]
+    assert len(sizes) > 2
     assert sizes == sorted(sizes, reverse=True)
 
 
