@@ -12,7 +12,7 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -37,6 +37,7 @@ class Demo:
 
     def __init__(self, folder: Path, processes: Processes, url: str, console: Console) -> None:
         self.folder, self.processes, self.url, self.console = folder, processes, url, console
+        self.vehicle_ids = [f"vehicle-{n}" for n in range(1, VEHICLES + 1)]
         self.cameras: dict[str, Camera] = {}
 
     def start_registry(self, port: int) -> None:
@@ -78,10 +79,10 @@ class Demo:
         )
         yield from made["tokens"]
 
-    def drive(self, vehicle_ids: Sequence[str]) -> None:
-        """Point a camera at every vehicle; from here on, each unanswered picture counts as dropped."""
+    def drive(self) -> None:
+        """Point a camera at every vehicle that has its first model; from then on, each unanswered picture counts as dropped."""
         pictures = samples(24, seed=7)
-        for vehicle_id in vehicle_ids:
+        for vehicle_id in self.vehicle_ids:
             path = self.folder / vehicle_id / "infer"
             wait_until(lambda path=path: is_answering(path, FAMILY), what=f"{vehicle_id}'s first answer", timeout_s=60)  # type: ignore[misc]
             self.cameras[vehicle_id] = Camera(path, FAMILY, pictures)
@@ -96,6 +97,8 @@ class Demo:
             f"rollout-{version}", [*cli, "create", "--family", FAMILY, "--version", version, "--waves", waves, *server]
         )
         self.processes.call(f"start-{version}", [*cli, "start", str(made["id"]), *server])
+        if not self.cameras:
+            self.drive()
         self._follow(made["id"], progress, task)
         bill = self._get(f"/api/v1/rollouts/{made['id']}/bandwidth")
         served_after, dropped_after = self.answers()
@@ -139,12 +142,10 @@ def tell(demo: Demo, progress: Progress) -> list[RolloutRow]:
         demo.publish(version)
         progress.advance(task)
     task = progress.add_task("enrolling vehicles", total=VEHICLES)
-    vehicle_ids = [f"vehicle-{n}" for n in range(1, VEHICLES + 1)]
-    for vehicle_id, token in zip(vehicle_ids, demo.tokens(VEHICLES), strict=True):
+    for vehicle_id, token in zip(demo.vehicle_ids, demo.tokens(VEHICLES), strict=True):
         demo.enrol(vehicle_id, token)
         progress.advance(task)
     rows = [demo.roll_out(VERSIONS[0], "100", progress)]
-    demo.drive(vehicle_ids)
     rows += [demo.roll_out(version, "25,50,100", progress) for version in VERSIONS[1:]]
     return rows
 
