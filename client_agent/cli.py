@@ -64,10 +64,12 @@ def enroll(options: argparse.Namespace) -> int:
     with locked(state):
         if (state / CONFIG_FILE).exists() and (config.vehicle_id, config.family) != _names(Config.load(state)):
             raise ConfigRefused(f"{state} belongs to another vehicle", remedy="choose another --state")
-        _keep_roots(options.roots, state)
+        roots = _read_roots(options.roots)
         identity = Identity.create(state)
-        config.save(state)
         answer = Registry(config, lambda: identity, HttpTransport(tls, PaceLimits())).enrol(options.token)
+        # Only what a registry agreed to is kept: a refused attempt leaves an enrolled vehicle as it was.
+        _keep_roots(roots, state)
+        config.save(state)
     _say(options, {"vehicle_id": config.vehicle_id, "state": answer}, f"{config.vehicle_id}: {answer}")
     return 0
 
@@ -133,6 +135,7 @@ def infer(options: argparse.Namespace) -> int:
     from client_agent.inference.engine import Engine
     from client_agent.inference.live import NoModel
 
+    Config.load(options.state)
     slots = open_slots(options.state)
     active = slots.index.active
     if active is None:
@@ -145,7 +148,7 @@ def infer(options: argparse.Namespace) -> int:
                 guesses = engine.classify(file.read(MAX_PICTURE_BYTES), top=options.top)
             results.append({"file": str(picture), "classes": [asdict(guess) for guess in guesses]})
         except (Refusal, OSError) as exc:
-            results.append({"file": str(picture), "error": str(exc)})
+            results.append({"file": str(picture), "error": exc.strerror or str(exc) if isinstance(exc, OSError) else str(exc)})
     manifest = engine.manifest
     answer = {"family": manifest.family, "version": manifest.version, "content_sha256": engine.sha256, "results": results}
     _say(options, answer, "\n".join(_result_line(result) for result in results))
@@ -200,12 +203,9 @@ def _result_line(result: dict[str, Any]) -> str:
     return f"{result['file']}: " + ", ".join(f"{guess['label']} {guess['score']:.4g}" for guess in result["classes"])
 
 
-def _keep_roots(roots: Path, state: Path) -> None:
-    """Copy the roots of trust in; they are the one thing that a vehicle must be given by hand."""
-    from client_agent.agent import TRUST
-    from client_agent.journal import write_durably
-
-    (state / TRUST).mkdir(exist_ok=True)
+def _read_roots(roots: Path) -> dict[str, bytes]:
+    """The roots of trust; they are the one thing that a vehicle must be given by hand. Raises ConfigRefused."""
+    found = {}
     for name in ROOTS:
         try:
             with (roots / name).open("rb") as file:
@@ -215,7 +215,24 @@ def _keep_roots(roots: Path, state: Path) -> None:
             raise ConfigRefused(
                 f"{roots / name} is not a root of trust", remedy="get both roots from the registry's keys"
             ) from exc
+        found[name] = data
+    return found
+
+
+def _keep_roots(roots: dict[str, bytes], state: Path) -> None:
+    from client_agent.agent import TRUST
+    from client_agent.journal import write_durably
+
+    (state / TRUST).mkdir(exist_ok=True)
+    for name, data in roots.items():
         write_durably(state / TRUST / name, data)
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is not 1 or more")
+    return number
 
 
 def _names(config: Config) -> tuple[str, str]:
@@ -242,7 +259,7 @@ def _parser() -> argparse.ArgumentParser:
     _command(commands, status, "what runs here and where an update stands")
     inferring = _command(commands, infer, "classify pictures with the installed model, offline")
     inferring.add_argument("image", nargs="+", type=Path, help="a BMP, JPEG, PNG, PPM or WebP file")
-    inferring.add_argument("--top", type=int, default=5, metavar="N", help="how many classes (default: 5)")
+    inferring.add_argument("--top", type=_count, default=5, metavar="N", help="how many classes (default: 5)")
     return parser
 
 

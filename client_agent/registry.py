@@ -90,17 +90,20 @@ def _refusal(response: Response, url: str) -> Refusal:
     """A status as a refusal: what may pass by itself is Unreachable, the rest is final for this message."""
     if response.status >= 500 or response.status in (408, 425, 429):
         return HttpStatus(response.status, url)
-    code, detail = _problem(response.body)
+    code, detail, remedy = _problem(response.body)
     if code == "not_enrolled" or response.status == 403:
-        return NotEnrolled(detail or "the registry does not know this vehicle", remedy="enrol it, or have it accepted")
+        return NotEnrolled(
+            detail or "the registry does not know this vehicle", remedy=remedy or "enrol it, or have it accepted"
+        )
     if response.status == 401:
-        return Untrusted(detail or "the registry does not accept this vehicle's signature")
-    return MessageRefused(f"the registry answered {response.status}: {detail or 'no reason given'}")
+        return Untrusted(detail or "the registry does not accept this vehicle's signature", remedy=remedy)
+    return MessageRefused(f"the registry answered {response.status}: {detail or 'no reason given'}", remedy=remedy)
 
 
-def _problem(body: bytes) -> tuple[str, str]:
+def _problem(body: bytes) -> tuple[str, str, str]:
+    """Code, detail and remedy of a problem+json body, as far as it is one."""
     try:
         value = json.loads(body)
-        return str(value.get("code", "")), str(value.get("detail", ""))[:300]
+        return str(value.get("code", "")), str(value.get("detail", ""))[:300], str(value.get("remedy", ""))[:300]
     except (ValueError, AttributeError):
-        return "", ""
+        return "", "", ""

@@ -251,18 +251,45 @@ def test_an_enrolment_can_be_repeated_and_a_directory_serves_one_vehicle(
     assert (tmp_path / "s").stat().st_mode & 0o777 == 0o700
 
 
-@pytest.mark.parametrize("arguments", [[], ["fly"], ["run"], ["enroll", "--state", "x"], ["infer", "--state", "x"]])
+def test_a_refused_enrolment_changes_nothing_for_the_vehicle(
+    registry: FakeRegistry, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state, roots = tmp_path / "s", registry.write_roots(tmp_path / "roots")
+    other = tmp_path / "other"
+    other.mkdir()
+    for name in ("image-root.json", "director-root.json"):
+        (other / name).write_text("{}")
+
+    def enrol(vehicle_id: str, token: str, roots: Path = roots, server: str = registry.url) -> int:
+        names = ["--vehicle-id", vehicle_id, "--family", FAMILY, "--hardware-id", "ecu-1", "--roots", str(roots)]
+        return main(["enroll", "--state", str(state), "--server", server, "--token", token, *names])
+
+    assert enrol("car-misspelt", "wrong") == 1
+    assert enrol("car-9", TOKEN) == 0
+    enrolled = {path: path.read_bytes() for path in (state / "config.toml", *state.rglob("*-root.json"))}
+    assert len(enrolled) == 3
+    assert enrol("car-9", "wrong", other) == 1
+    assert enrol("car-9", TOKEN, other, "http://127.0.0.1:9") == 1
+    assert {path: path.read_bytes() for path in enrolled} == enrolled
+    capsys.readouterr()
+
+
+NO_CLASSES = ["infer", "--state", "x", "--top", "0", "a.png"]
+
+
+@pytest.mark.parametrize("arguments", [[], ["fly"], ["run"], ["enroll", "--state", "x"], ["infer", "--state", "x"], NO_CLASSES])
 def test_wrong_usage_is_exit_2(arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(arguments)
     assert ended.value.code == 2
 
 
-@pytest.mark.parametrize("command", ["run", "check", "status"])
+@pytest.mark.parametrize("command", ["run", "check", "status", "infer"])
 def test_a_directory_that_was_never_enrolled_is_a_clear_refusal(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
 ) -> None:
-    assert main([command, "--state", str(tmp_path)]) == 1
+    pictures = ["a.png"] if command == "infer" else []
+    assert main([command, "--state", str(tmp_path), *pictures]) == 1
     assert "deltafleet-agent enroll" in capsys.readouterr().err
 
 
