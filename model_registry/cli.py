@@ -195,7 +195,8 @@ def inspect(
     """
     from model_registry.inspection import describe
 
-    _report(describe(file, base=base), as_json)
+    # The recipe holds packed digests: for scripts.
+    _report(describe(file, base=base), as_json, hidden=("recipe",))
 
 
 @app.command()
@@ -239,11 +240,13 @@ def patch(
     from model_registry.contract.delta import apply_delta
     from model_registry.contract.full import encode_full
     from model_registry.contract.limits import DEFAULT_LIMITS
-    from model_registry.inspection import read_full
+    from model_registry.inspection import naming, read_full
     from model_registry.models.files import read_file, write_file
 
     _require_suffix(output, ".dfm")
-    content = apply_delta(read_full(base), read_file(delta, max_bytes=DEFAULT_LIMITS.max_artifact_bytes), DEFAULT_LIMITS)
+    before, change = read_full(base), read_file(delta, max_bytes=DEFAULT_LIMITS.max_artifact_bytes)
+    with naming(delta):
+        content = apply_delta(before, change, DEFAULT_LIMITS)
     data = encode_full(content)
     write_file(output, data)
     _report({"file": str(output), "bytes": len(data), "content_sha256": content.sha256}, as_json)
@@ -391,11 +394,14 @@ def _readable(value: Any) -> str:
 
 
 def run(program: typer.Typer, arguments: Sequence[str] | None = None) -> None:
-    """Run a program and exit; a refusal becomes one line on standard error and exit code 1."""
+    """Run a program and exit; a refusal, or the system's, becomes one line on standard error and exit code 1."""
     try:
         program(args=arguments, prog_name="deltafleet")
     except Refusal as refusal:
         print(f"deltafleet: {' '.join(str(refusal).split())}", file=sys.stderr)
+        sys.exit(1)
+    except OSError as exc:
+        print(f"deltafleet: {exc.filename or 'the system'}: {exc.strerror or exc}", file=sys.stderr)
         sys.exit(1)
 
 

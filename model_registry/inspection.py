@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from model_registry.contract import delta, full
 from model_registry.contract.content import Content
-from model_registry.contract.errors import UnsupportedArtifact
+from model_registry.contract.errors import ArtifactRefused, UnsupportedArtifact
 from model_registry.contract.limits import DEFAULT_LIMITS
 from model_registry.models.files import read_file
 
 
 def read_full(path: Path) -> Content:
     """Decode a full artifact. Raises ArtifactRefused or ManifestRefused."""
-    return full.decode_full(read_file(path, max_bytes=DEFAULT_LIMITS.max_artifact_bytes))
+    data = read_file(path, max_bytes=DEFAULT_LIMITS.max_artifact_bytes)
+    with naming(path):
+        return full.decode_full(data)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Say in a refusal which file it is about: a command may have read several."""
+    try:
+        yield
+    except ArtifactRefused as exc:
+        remedy = exc.remedy or "the file is truncated, damaged or of another kind: build or download it again"
+        raise type(exc)(f"{path}: {exc.message}", remedy=remedy) from exc
 
 
 def describe(path: Path, *, base: Path | None = None) -> dict[str, Any]:
@@ -25,9 +39,12 @@ def describe(path: Path, *, base: Path | None = None) -> dict[str, Any]:
     """
     data = read_file(path, max_bytes=DEFAULT_LIMITS.max_artifact_bytes)
     if data[:4] == full.MAGIC:
-        return _artifact("full", len(data), full.decode_full(data))
+        with naming(path):
+            return _artifact("full", len(data), full.decode_full(data))
     if data[:4] == delta.MAGIC:
-        return _delta(data, base)
+        before = read_full(base) if base else None
+        with naming(path):
+            return _delta(data, before)
     # Only here, so that artifacts are described without the packages that checkpoints need.
     from model_registry.models.safetensors_file import looks_like_safetensors, read_safetensors  # noqa: PLC0415
 
@@ -73,11 +90,11 @@ def _artifact(kind: str, size: int, content: Content) -> dict[str, Any]:
     return {"kind": kind, "bytes": size, **describe_content(content)}
 
 
-def _delta(data: bytes, base: Path | None) -> dict[str, Any]:
+def _delta(data: bytes, base: Content | None) -> dict[str, Any]:
     header = delta.read_delta_header(data)
     own = {"base_sha256": header.base_sha256, "codec": str(header.codec)}
     if base is not None:
-        return _artifact("delta", len(data), delta.apply_delta(read_full(base), data, DEFAULT_LIMITS)) | own
+        return _artifact("delta", len(data), delta.apply_delta(base, data, DEFAULT_LIMITS)) | own
     unknown = dict.fromkeys(("family", "version", "architecture", "classes", "parameters"))
     sizes = {"bytes": len(data), "content_sha256": header.content_sha256, "content_bytes": header.content_bytes}
     return {"kind": "delta", **own, **sizes, **unknown, "tensors": []}

@@ -261,7 +261,7 @@ class SymbolReader:
 
     def __init__(self, data: bytes) -> None:
         if len(data) % 4:
-            raise MalformedArtifact("the symbol stream is not made of 32-bit words")
+            raise MalformedArtifact("truncated or damaged: the symbol stream is not made of 32-bit words")
         self._tables: dict[int, list[Table]] = {}
         with _coder_refusals():
             self._coder = AnsCoder(np.frombuffer(data, "<u4").astype(np.uint32))

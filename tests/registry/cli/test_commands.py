@@ -177,11 +177,11 @@ def test_broken_artifacts_are_refused_at_every_command(
     for bad in damaged(artifact, tmp_path / "bad"):
         refused(deltafleet("inspect", bad))
         refused(deltafleet("export", bad, "-o", out.with_suffix(".onnx")))
-        refused(deltafleet("diff", bad, successor, "-o", out.with_suffix(".dfd")))
+        assert bad.name in refused(deltafleet("diff", bad, successor, "-o", out.with_suffix(".dfd")))
         refused(deltafleet("patch", bad, tmp_path / "d.dfd", "-o", out))
         refused(deltafleet("evaluate", bad, "--data", pictures))
     for bad in damaged(tmp_path / "d.dfd", tmp_path / "bad"):
-        refused(deltafleet("patch", artifact, bad, "-o", out))
+        assert bad.name in refused(deltafleet("patch", artifact, bad, "-o", out))
     assert not [path for path in (tmp_path / "bad").iterdir() if "out" in path.name]
 
 
