@@ -21,7 +21,7 @@ from model_registry.architectures import Architecture, architecture, matching, r
 from model_registry.compression.compensation import Compensated
 from model_registry.compression.quantization import Setting, keep_exactly, quantize
 from model_registry.compression.recipe import Recipe
-from model_registry.compression.updates import Update, lost_share, update_tensor
+from model_registry.compression.updates import Update, deliver, lost_share, update_tensor
 from model_registry.contract import golden
 from model_registry.contract.content import Content
 from model_registry.contract.errors import ManifestRefused, ModelUnusable, UnsupportedArtifact
@@ -147,11 +147,12 @@ def _encode(
     progress: Progress,
 ) -> tuple[tuple[EncodedTensor, ...], float]:
     """Every tensor's encoding, and the share of the update that is not delivered."""
-    rounded = setting.round(network.weights) if isinstance(setting, Compensated) else {}
+    before = _base_tensors(base)
+    have = {name: tensor for name, (tensor, _) in before.items()}
+    rounded = setting.round(network.weights, have) if isinstance(setting, Compensated) else {}
     # What no layer multiplies is encoded without data.
     plain = setting if isinstance(setting, Setting) else Setting()
     total = max(network.manifest.parameters, 1)
-    before = _base_tensors(base)
     updates: list[Update] = []
     done = 0
     for name, value in network.weights.items():
@@ -161,7 +162,10 @@ def _encode(
             own = keep_exactly(name, value)
         else:
             own = rounded.get(name) or quantize(name, value, plain, bias=name in network.biases, share=value.size / total)
-        updates.append(update_tensor(value, own, before.get(name), sources[name], exact=setting is None))
+        if name in rounded:
+            updates.append(deliver(value, own, before.get(name), sources[name]))
+        else:
+            updates.append(update_tensor(value, own, before.get(name), sources[name], exact=setting is None))
     return tuple(update.tensor for update in updates), lost_share(updates)
 
 
@@ -254,5 +258,7 @@ def _as_it_is(path: Path, recipe: Recipe) -> Content:
     if recipe != replace(Recipe(), architecture=recipe.architecture):
         raise UnsupportedArtifact("a .dfm is taken as it is", remedy="compress the checkpoint again to change anything in it")
     content = decode_full(read_file(path, max_bytes=DEFAULT_LIMITS.max_artifact_bytes))
+    if recipe.architecture not in (None, content.manifest.architecture):
+        raise UnsupportedArtifact(f"this .dfm holds {content.manifest.architecture}, not {recipe.architecture}")
     self_test(Session(content))
     return content
