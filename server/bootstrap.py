@@ -5,10 +5,13 @@ from __future__ import annotations
 import hmac
 import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+
+from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from model_registry.storage import ArtifactStore, MissingObject
 from model_registry.storage.filesystem import FilesystemStore
@@ -63,7 +66,8 @@ class Registry:
 def build(settings: Settings, *, clock: Clock = utc_now) -> Registry:
     """Put the parts together on what is there already. Raises Refusal (settings, keys, storage, an outdated database)."""
     database = _database(settings)
-    require_current_schema(database)
+    with _database_trouble(settings):
+        require_current_schema(database)
     store = make_store(settings)
     metadata = StoredMetadata(store)
     keyring = Keyring.load(settings.keys)
@@ -94,7 +98,8 @@ def migrate_database(settings: Settings) -> None:
     """Bring the database's schema to this program's."""
     database = _database(settings)
     try:
-        migrate(database)
+        with _database_trouble(settings):
+            migrate(database)
     finally:
         database.close()
 
@@ -143,7 +148,26 @@ def same_token(given: str, expected: str) -> bool:
 
 
 def _database(settings: Settings) -> Database:
-    return Database(settings.sqlalchemy_url, lock_file=settings.signing_lock_file)
+    try:
+        return Database(settings.sqlalchemy_url, lock_file=settings.signing_lock_file)
+    except (ArgumentError, ModuleNotFoundError) as exc:
+        # The address may hold a password: it is not repeated.
+        raise SettingsRefused(
+            "database_url is not the address of a database that is known here",
+            remedy="use postgresql+psycopg://USER:PASSWORD@HOST/NAME, or unset DELTAFLEET_DATABASE_URL",
+        ) from exc
+
+
+@contextmanager
+def _database_trouble(settings: Settings) -> Iterator[None]:
+    """A database that cannot be opened at the start, in one line."""
+    try:
+        yield
+    except DBAPIError as exc:
+        name = str(settings.data / "deltafleet.db") if settings.embedded_database else "the database of database_url"
+        reason = " ".join(str(exc.orig).split())
+        remedy = "restore it from its backup" if settings.embedded_database else "is it running, and may this user reach it?"
+        raise SettingsRefused(f"{name} cannot be used: {reason}", remedy=remedy) from exc
 
 
 def _make_operator_token(path: Path) -> None:

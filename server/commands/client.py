@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -74,7 +75,7 @@ class RegistryClient:
     def _answer(self, method: str, path: str, **request: Any) -> dict[str, Any]:
         try:
             answer = self._client.request(method, path, **request)
-        except httpx2.InvalidURL as exc:
+        except (httpx2.InvalidURL, httpx2.UnsupportedProtocol) as exc:
             raise RegistryRefused(f"{self._server!r} is not an address", remedy="use http://HOST:PORT") from exc
         except httpx2.HTTPError as exc:
             raise Unreachable(
@@ -98,6 +99,12 @@ def _value(answer: httpx2.Response, server: str) -> dict[str, Any]:
         detail = str(value.get("detail", f"the registry answers {answer.status_code}"))
         raise RegistryRefused(detail, remedy=str(value.get("remedy", "")))
     return value
+
+
+def require_name(name: str, pattern: re.Pattern[str], what: str) -> None:
+    """A name that becomes part of an address. Raises RegistryRefused, in clearer words than a wrong address would give."""
+    if not pattern.fullmatch(name):
+        raise RegistryRefused(f"{name!r} is not a {what}'s name", remedy=f"use a form like {pattern.pattern}")
 
 
 @contextmanager

@@ -10,11 +10,22 @@ from typing import Annotated, Any
 
 import typer
 
-from server.commands.client import DEFAULT_SERVER, Json, RegistryClient, RegistryRefused, Server, Token, registry_client
+from model_registry.contract.fields import NAME
+from server.commands.client import (
+    DEFAULT_SERVER,
+    Json,
+    RegistryClient,
+    RegistryRefused,
+    Server,
+    Token,
+    registry_client,
+    require_name,
+)
 from server.commands.output import tell
 
 POLL_S = 0.2
 PIECE_BYTES = 256 * 1024
+MAX_SETTINGS_BYTES = 16 * 1024 * 1024
 Advance = Callable[[float, str], None]
 
 
@@ -42,6 +53,7 @@ def publish(
     Repeating the command with the same file is safe. Example:
     [bold]deltafleet publish model.safetensors --family signs --version 1.0.0[/bold]
     """
+    require_name(family, NAME, "family")
     recipe = _recipe(arch, lossless=lossless, preprocess=preprocess, labels=labels)
     with registry_client(server, token) as registry:
         _ensure_family(registry, family, hardware_id)
@@ -62,11 +74,15 @@ def _recipe(arch: str | None, *, lossless: bool, preprocess: Path | None, labels
         recipe["lossless"] = True
     if preprocess or labels:
         from model_registry.models.checkpoints import read_labels, read_preprocessing
+        from model_registry.models.files import read_file
+
+        def text(path: Path) -> str:
+            return read_file(path, max_bytes=MAX_SETTINGS_BYTES).decode(errors="replace")
 
         if preprocess:
-            recipe["preprocessing"] = read_preprocessing(preprocess.read_text(errors="replace")).to_json()
+            recipe["preprocessing"] = read_preprocessing(text(preprocess)).to_json()
         if labels:
-            recipe["labels"] = list(read_labels(labels.read_text(errors="replace")))
+            recipe["labels"] = list(read_labels(text(labels)))
     return recipe
 
 

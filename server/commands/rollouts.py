@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any
 
 import typer
 
-from server.commands.client import DEFAULT_SERVER, Json, Server, Token, registry_client
+from server.commands.client import DEFAULT_SERVER, Json, RegistryClient, RegistryRefused, Server, Token, registry_client
 from server.commands.output import table, tell
 
 rollout_app = typer.Typer(no_args_is_help=True, help="Bring a version to vehicles in guarded waves.")
@@ -15,9 +16,12 @@ RolloutId = Annotated[int, typer.Argument(metavar="ID", min=1, help="The rollout
 
 def _percentages(text: str) -> list[float]:
     try:
-        return [float(part) for part in text.split(",")]
-    except ValueError as exc:
-        raise typer.BadParameter(f"{text!r} is not a list of percentages such as 25,50,100") from exc
+        percentages = [float(part) for part in text.split(",")]
+    except ValueError:
+        percentages = [math.nan]
+    if not all(map(math.isfinite, percentages)):
+        raise typer.BadParameter(f"{text!r} is not a list of percentages such as 25,50,100", param_hint="--waves")
+    return percentages
 
 
 @rollout_app.command()
@@ -49,7 +53,7 @@ def create(
     with registry_client(server, token) as registry:
         made = registry.post("/api/v1/rollouts", plan)
         if start:
-            made = registry.post(f"/api/v1/rollouts/{made['id']}/start")
+            made = _started(registry, made["id"])
     hint = [] if start else [f"start it with: deltafleet rollout start {made['id']}"]
     tell(made, as_json, [*_lines(made), *hint])
 
@@ -78,6 +82,15 @@ def show(rollout: RolloutId, server: Server = DEFAULT_SERVER, token: Token = Non
         found = registry.get(f"/api/v1/rollouts/{rollout}")
         found["bandwidth"] = registry.get(f"/api/v1/rollouts/{rollout}/bandwidth")
     tell(found, as_json, [*_lines(found), *_bill(found["bandwidth"])])
+
+
+def _started(registry: RegistryClient, rollout: int) -> dict[str, Any]:
+    """Start what was just planned. A refusal names the plan, which stays, so that nobody makes a second one."""
+    try:
+        return registry.post(f"/api/v1/rollouts/{rollout}/start")
+    except RegistryRefused as exc:
+        remedy = f"{exc.remedy}; then run: deltafleet rollout start {rollout}"
+        raise RegistryRefused(f"rollout {rollout} is planned and not started: {exc.message}", remedy=remedy) from exc
 
 
 def _tell(rollout: int, action: str, server: str, token: str | None, as_json: bool) -> None:

@@ -6,7 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from server.commands.client import DEFAULT_SERVER, Json, Server, Token, registry_client
+from model_registry.contract.messages import VEHICLE_ID
+from server.commands.client import DEFAULT_SERVER, Json, Server, Token, registry_client, require_name
 from server.commands.output import table, tell
 
 vehicles_app = typer.Typer(no_args_is_help=True, help="See the fleet; let vehicles in.")
@@ -31,6 +32,7 @@ def list_(
 @vehicles_app.command()
 def show(vehicle: VehicleId, server: Server = DEFAULT_SERVER, token: Token = None, as_json: Json = False) -> None:
     """One vehicle and its latest deployments."""
+    require_name(vehicle, VEHICLE_ID, "vehicle")
     with registry_client(server, token) as registry:
         found = registry.get(f"/api/v1/vehicles/{vehicle}")
     lines = [
@@ -57,6 +59,7 @@ def reject(vehicle: VehicleId, server: Server = DEFAULT_SERVER, token: Token = N
 
 
 def _settle(vehicle: str, action: str, server: str, token: str | None, as_json: bool) -> None:
+    require_name(vehicle, VEHICLE_ID, "vehicle")
     with registry_client(server, token) as registry:
         found = registry.post(f"/api/v1/vehicles/{vehicle}/{action}")
     tell(found, as_json, [f"{found['id']} is {found['state']}"])

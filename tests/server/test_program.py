@@ -133,6 +133,15 @@ def test_a_model_that_cannot_be_published_says_why(program: Program, tmp_path: P
     assert "no .dfm" in program.refused("publish", str(text), "--family", "bad", "--version", "1.0.1")
     missing = program.run("publish", str(tmp_path / "none.dfm"), "--family", "bad", "--version", "1.0.0")
     assert missing.returncode == 2
+    for setting in ("--preprocess", "--labels"):
+        absent = program.refused("publish", str(text), "--family", "bad", "--version", "1.0.0", setting, str(tmp_path / "no"))
+        assert "cannot be read" in absent
+
+
+def test_names_that_no_address_can_hold_are_told(program: Program, model: Path) -> None:
+    for family in ("Signs", "a b/..", "знаки"):
+        assert "not a family's name" in program.refused("publish", str(model), "--family", family, "--version", "1.0.0")
+    assert "not a vehicle's name" in program.refused("vehicles", "show", "a b/c")
 
 
 def test_a_rollout_is_told_what_to_do(program: Program, model: Path) -> None:
@@ -146,7 +155,16 @@ def test_a_rollout_is_told_what_to_do(program: Program, model: Path) -> None:
     assert program.json("rollout", "abort", number)["state"] == "aborted"
     shown = program.json("rollout", "show", number)
     assert shown["bandwidth"]["received"] == {"metadata": 0, "delta": 0, "full": 0}
-    assert program.run("rollout", "create", "--family", "roll", "--version", "1.0.0", "--waves", "a,b").returncode == 2
+    for waves in ("a,b", "nan,100", "10,inf"):
+        assert program.run("rollout", "create", "--family", "roll", "--version", "1.0.0", "--waves", waves).returncode == 2
+
+
+def test_a_plan_that_cannot_start_yet_is_named(program: Program, model: Path) -> None:
+    program.json("publish", str(model), "--family", "plan", "--version", "1.0.0")
+    why = program.refused("rollout", "create", "--family", "plan", "--version", "1.0.0", "--start")
+    (kept,) = program.json("rollout", "list", "--family", "plan")["items"]
+    assert kept["state"] == "draft"
+    assert f"deltafleet rollout start {kept['id']}" in why
 
 
 def test_vehicles_are_let_in_by_token(program: Program, model: Path) -> None:
@@ -165,7 +183,7 @@ def test_a_wrong_or_missing_token_is_told(program: Program, tmp_path: Path) -> N
 
 def test_an_unreachable_registry_is_told(program: Program) -> None:
     assert "does not answer" in program.refused("rollout", "list", "--server", f"http://127.0.0.1:{free_port()}")
-    assert program.refused("rollout", "list", "--server", "nonsense")
+    assert "is not an address" in program.refused("rollout", "list", "--server", "nonsense")
 
 
 def test_a_port_that_is_taken_is_told(program: Program, tmp_path: Path) -> None:
@@ -178,6 +196,29 @@ def test_settings_that_make_no_sense_are_told(program: Program, tmp_path: Path) 
     assert "poll_interval_s" in wrong
     assert "does not exist" in program.refused("migrate", DELTAFLEET_SETTINGS=str(tmp_path / "none.toml"))
     assert not (tmp_path / "x").exists()
+
+
+def test_a_data_folder_that_cannot_be_used_is_told(program: Program, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    assert "Not a directory" in program.refused("serve", "--data", str(tmp_path / "file" / "data"), "--port", "0")
+    damaged = tmp_path / "damaged"
+    damaged.mkdir()
+    (damaged / "deltafleet.db").write_text("not a database\n" * 100)
+    assert "deltafleet.db cannot be used" in program.refused("serve", "--data", str(damaged), "--port", "0")
+
+
+@pytest.mark.parametrize("url", ["nonsense", "oracle+nothing://user:secret@host/name"])
+def test_a_database_address_that_means_nothing_is_told_without_its_password(program: Program, tmp_path: Path, url: str) -> None:
+    told = program.refused("serve", "--data", str(tmp_path / "x"), "--port", "0", DELTAFLEET_DATABASE_URL=url)
+    assert "database_url" in told
+    assert "secret" not in told
+
+
+def test_a_database_that_does_not_answer_is_told(program: Program, tmp_path: Path) -> None:
+    url = f"postgresql+psycopg://user:secret@127.0.0.1:{free_port()}/name"
+    told = program.refused("serve", "--data", str(tmp_path / "x"), "--port", "0", DELTAFLEET_DATABASE_URL=url)
+    assert "is it running" in told
+    assert "secret" not in told
 
 
 def test_settings_may_come_from_a_file(program: Program, tmp_path: Path) -> None:
