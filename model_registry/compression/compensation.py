@@ -7,6 +7,10 @@ damage + price x bits is least; bits are what the level costs under the layer's 
 
 One ``price`` (nats of divergence for a bit) holds for the whole network, so that the last bit is worth the same in every
 layer. The grid's step follows from it: at high rate a step of s does damage s^2/12 a weight, and a bit less quadruples it.
+
+With a base, what is rounded is the *change*: the way from the base's weights, as the vehicle has them, to the new ones. The
+damage is the same, and the bits are now those of a delta, where no change is nearly free. The base's step is halved until it
+is fine enough, so that every weight of the base lies on the new grid.
 """
 
 from __future__ import annotations
@@ -19,8 +23,9 @@ import numpy as np
 import numpy.typing as npt
 
 from model_registry.compression.calibration import Calibrated, Calibration
-from model_registry.compression.quantization import LARGEST_LEVEL, Floats, grid_tensor, on_grid
-from model_registry.contract.tensors import EncodedTensor
+from model_registry.compression.quantization import LARGEST_LEVEL, Floats, grid_tensor, on_base, on_grid
+from model_registry.contract.tensors import EncodedTensor, Encoding
+from model_registry.models.linear_layers import LinearLayer
 
 Doubles = npt.NDArray[np.floating[Any]]
 Integers = npt.NDArray[np.int64]
@@ -42,14 +47,40 @@ class Rounded:
     bias: Doubles
 
 
-def round_layer(rows: Doubles, bias: Doubles, calibrated: Calibrated, price: float) -> Rounded:
+@dataclass(frozen=True, slots=True, eq=False)
+class Before:
+    """A layer as the vehicle has it: ``rows`` of weights, 0 where the base has none, and the base's ``step`` if it has one."""
+
+    rows: Doubles
+    step: float | None
+
+
+def round_layer(rows: Doubles, bias: Doubles, calibrated: Calibrated, price: float, *, before: Before | None = None) -> Rounded:
     """Quantize ``rows`` (groups, outputs, inputs) with ``bias`` (groups, outputs), for ``price`` nats a bit."""
     factors = [_Factor.of(moments) for moments in calibrated.moments]
     curvature = float(np.exp(np.mean([np.log(f.diagonal[:-1] ** -2.0).mean() for f in factors])))
-    step = float(np.sqrt(STEP * price / max(calibrated.sensitivity * curvature, 1e-300)))
-    largest = float(np.abs(rows).max()) or 1.0
-    step = max(min(step, largest), largest / LARGEST_LEVEL)
-    step = float(np.float16(step)) if np.float16(step) > 1e-4 else float(np.float32(step))
+    wanted = float(np.sqrt(STEP * price / max(calibrated.sensitivity * curvature, 1e-300)))
+    step = _step(wanted, rows, before)
+    start = np.rint(before.rows / step).astype(np.int64) if before else np.zeros(rows.shape, np.int64)
+    changes = _round_changes(rows - start * step, bias, calibrated, factors, step=step, price=price)
+    return Rounded(start + changes.levels, step, changes.bias)
+
+
+def _step(wanted: float, rows: Doubles, before: Before | None) -> float:
+    """The grid's step: a half, quarter, ... of the base's, or what is wanted, where float16 holds it."""
+    largest = float(max(np.abs(rows).max(), np.abs(before.rows).max() if before else 0.0)) or 1.0
+    step = max(min(wanted, largest), largest / LARGEST_LEVEL)
+    if before and before.step:
+        halvings = max(round(np.log2(before.step / step)), 0)
+        if largest <= LARGEST_LEVEL * before.step / 2**halvings:
+            return float(np.float32(before.step / 2**halvings))
+    return float(np.float16(step)) if np.float16(step) > 1e-4 else float(np.float32(step))
+
+
+def _round_changes(
+    rows: Doubles, bias: Doubles, calibrated: Calibrated, factors: list[_Factor], *, step: float, price: float
+) -> Rounded:
+    """The levels nearest in function to ``rows``, which are all of the weights or their change."""
     weight = np.concatenate([rows, bias[..., np.newaxis]], axis=2)
     levels = np.rint(rows / step).astype(np.int64)
     carried = bias
@@ -131,16 +162,38 @@ class Compensated:
     calibration: Calibration
     price: float
 
-    def round(self, weights: Mapping[str, Floats]) -> dict[str, EncodedTensor]:
-        """Every calibrated layer's weight on its grid, and its bias with what the rounding owes it, by name."""
+    def round(self, weights: Mapping[str, Floats], base: Mapping[str, EncodedTensor]) -> dict[str, EncodedTensor]:
+        """Every calibrated layer's weight on its grid, and its bias with what the rounding owes it, by name.
+
+        ``base``: the tensors that the vehicle has, by name; a layer that grew or shrank is met where both overlap.
+        """
         rounded: dict[str, EncodedTensor] = {}
         for name, calibrated in self.calibration.layers.items():
             layer, weight = calibrated.layer, weights[name]
             rows = layer.rows(weight.astype(np.float64))
             bias = weights[layer.bias].astype(np.float64) if layer.bias else np.zeros(rows.shape[:2])
-            result = round_layer(rows, bias.reshape(rows.shape[:2]), calibrated, self.price)
+            before = _before(layer, weight.shape, base.get(name))
+            result = round_layer(rows, bias.reshape(rows.shape[:2]), calibrated, self.price, before=before)
             rounded[name] = grid_tensor(name, layer.weight_of(result.levels, weight.shape), result.step)
             if layer.bias:
                 owed = result.bias.reshape(weights[layer.bias].shape).astype(np.float32)
-                rounded[layer.bias] = on_grid(layer.bias, owed, float(np.abs(owed).max()) / 127)
+                rounded[layer.bias] = _bias(layer.bias, owed, base.get(layer.bias))
         return rounded
+
+
+def _before(layer: LinearLayer, shape: tuple[int, ...], tensor: EncodedTensor | None) -> Before | None:
+    if tensor is None or len(tensor.shape) != len(shape):
+        return None
+    overlap = tuple(slice(0, min(old, new)) for old, new in zip(tensor.shape, shape, strict=True))
+    weight = np.zeros(shape)
+    weight[overlap] = tensor.dequantize()[overlap]
+    on_grid_already = tensor.encoding in (Encoding.GRID8, Encoding.GRID16) and tensor.scale.size == 1
+    return Before(layer.rows(weight), float(tensor.scale[0]) if on_grid_already else None)
+
+
+def _bias(name: str, values: Floats, before: EncodedTensor | None) -> EncodedTensor:
+    """On the base's grid where it reaches far enough, so that most biases do not change."""
+    own = on_grid(name, values, float(np.abs(values).max()) / 127)
+    if before is None or before.shape != own.shape or before.encoding is not own.encoding or before.scale.size != 1:
+        return own
+    return on_base(name, values, before) if 0.5 * before.scale[0] <= own.scale[0] <= before.scale[0] else own

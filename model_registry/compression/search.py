@@ -2,14 +2,15 @@
 
 ``calibrate`` needs no labels: it bounds the divergence between the answers of the float network and of the compressed one.
 ``within_drop`` needs them: it bounds the points of top-1 accuracy that are lost. Both halve a fixed row of settings, fine to
-coarse, keep the smallest artifact that they saw within the bound, and report every point. Without a base the settings are
-prices of a bit under error compensation; with one they are grids, because what matters then is the way from the base.
+coarse, keep the smallest artifact that they saw within the bound, and report every point. The settings are prices of a bit
+under error compensation. With a base, the artifact is the delta, and ``calibrate`` bounds what it loses: the divergence that
+is left over the divergence that the update was to bring, KL(new || shipped) / KL(new || base).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +21,13 @@ from model_registry.compression.compensation import Compensated
 from model_registry.compression.divergence import mean_divergence
 from model_registry.compression.pipeline import SourceNetwork, compress
 from model_registry.compression.quantization import Setting
+from model_registry.compression.updates import LOST_LIMIT
 from model_registry.contract.content import Content
+from model_registry.contract.delta import Codec
 from model_registry.contract.errors import ManifestRefused
 from model_registry.contract.full import encode_full
 from model_registry.contract.preprocessing import Preprocessing
+from model_registry.deltas import make_delta
 from model_registry.models.evaluation import (
     Sample,
     all_logits,
@@ -33,13 +37,13 @@ from model_registry.models.evaluation import (
     read_picture,
     spread,
 )
+from model_registry.models.graphs import output_classes
 
 Floats = npt.NDArray[np.float32]
 Progress = Callable[[float, str], None]
 AnySetting = Setting | Compensated | None
-# Fine to coarse, before either: None, which is lossless and always holds, and the default.
-GRIDS = tuple(Setting(step, keep_codebooks=False) for step in (0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6, 0.8))
-# Nats a bit, half an octave apart: from hardly any change to a tenth of the size of a careful setting.
+# Nats a bit, half an octave apart: from hardly any change to a tenth of the size of a careful setting. Finer than all of them
+# are the ways out: None, which is lossless and always holds, and the default.
 PRICES = tuple(float(f"{1e-9 * 2 ** (n / 2):.3g}") for n in range(22))
 # A mean divergence of a hundredth of a nat changes about one answer in twenty where the network itself is undecided.
 MAX_DIVERGENCE = 0.01
@@ -64,8 +68,10 @@ class Search:
 
 
 def calibrate(network: SourceNetwork, folder: Path, *, base: Content | None, progress: Progress) -> Search:
-    """The smallest artifact whose answers on up to 200 pictures of ``folder`` diverge by at most 0.01 nats on average.
+    """The smallest artifact that is true on up to 200 pictures of ``folder``.
 
+    Without a base: the full artifact whose answers diverge by at most 0.01 nats on average. With one: the delta that loses at
+    most 5 % of the update; where the base answers another question (other classes, other input), the bound is 0.01 nats again.
     Raises ManifestRefused without preprocessing, MalformedArtifact without pictures.
     """
     preprocessing = _preprocessing(network)
@@ -75,8 +81,25 @@ def calibrate(network: SourceNetwork, folder: Path, *, base: Content | None, pro
     def divergence(content: Content) -> float:
         return mean_divergence(reference, all_logits(content_engine(content), preprocessing, paths))
 
-    settings = _settings(network, paths, base, progress)
-    return _coarsest(network, settings, divergence, MAX_DIVERGENCE, base=base, progress=progress)
+    settings = _settings(network, paths, progress)
+    update = divergence(base) if base is not None and _comparable(base, network) else 0.0
+    if not update:
+        return _coarsest(network, settings, divergence, MAX_DIVERGENCE, base=base, progress=progress)
+    found = _coarsest(network, settings, lambda c: divergence(c) / update, LOST_LIMIT, base=base, progress=progress)
+    return replace(found, content=_with_lost(found.content, round(divergence(found.content) / update, 4)))
+
+
+def _comparable(base: Content, network: SourceNetwork) -> bool:
+    """Whether both take the same pictures and choose among the same classes."""
+    ours = (network.manifest.inputs, network.manifest.preprocessing, output_classes(network.graph))
+    return (base.manifest.inputs, base.manifest.preprocessing, output_classes(base.graph)) == ours
+
+
+def _with_lost(content: Content, lost: float) -> Content:
+    """The lineage tells the loss that was measured on answers, instead of the one computed from weights."""
+    lineage = content.manifest.lineage
+    lineage = replace(lineage, recipe={**lineage.recipe, "lost": lost})
+    return Content(replace(content.manifest, lineage=lineage), content.graph, content.tensors)
 
 
 def within_drop(
@@ -90,16 +113,12 @@ def within_drop(
         return 100 * (reference - evaluate(content_engine(content), preprocessing, samples).top1)
 
     paths = spread([sample.path for sample in samples], MAX_CALIBRATION_PICTURES)
-    settings = _settings(network, paths, base, progress)
+    settings = _settings(network, paths, progress)
     return _coarsest(network, settings, drop, max_drop, base=base, progress=progress)
 
 
-def _settings(
-    network: SourceNetwork, paths: Sequence[Path], base: Content | None, progress: Progress
-) -> tuple[AnySetting, ...]:
-    """What may be chosen, fine to coarse; measures the network on the pictures when there is no base."""
-    if base is not None:
-        return (None, Setting(), *GRIDS)
+def _settings(network: SourceNetwork, paths: Sequence[Path], progress: Progress) -> tuple[AnySetting, ...]:
+    """What may be chosen, fine to coarse; measures the network on the pictures."""
     preprocessing, name = _preprocessing(network), network.manifest.inputs[0].name
     requests = [{name: preprocessing.apply(read_picture(path))} for path in paths]
     measured = calibrate_layers(network.exact(), requests, progress=lambda share, step: progress(share / 2, step))
@@ -120,7 +139,7 @@ def _coarsest(
 
     def holds(number: int) -> bool:
         content = compress(network, settings[number], base=base)
-        point = Point(_label(settings[number]), len(encode_full(content)), round(damage(content), 6))
+        point = Point(_label(settings[number]), _size(content, base), round(damage(content), 6))
         seen[number] = point, content
         return point.damage <= bound
 
@@ -137,6 +156,11 @@ def _coarsest(
     within = [seen[number] for number in seen if number == 0 or seen[number][0].damage <= bound]
     best = min(within, key=lambda candidate: candidate[0].bytes)
     return Search(best[1], tuple(seen[number][0] for number in sorted(seen)))
+
+
+def _size(content: Content, base: Content | None) -> int:
+    """What travels: the delta, or the full artifact without a base."""
+    return len(encode_full(content) if base is None else make_delta(base, content, Codec.MODEL).data)
 
 
 def _label(setting: AnySetting) -> str:

@@ -10,11 +10,15 @@ import pytest
 from PIL import Image
 
 from model_registry.compression import search
+from model_registry.compression.divergence import mean_divergence
 from model_registry.compression.pipeline import SourceNetwork, read_network
 from model_registry.compression.recipe import Recipe
+from model_registry.compression.updates import LOST_LIMIT
+from model_registry.contract.delta import apply_delta
 from model_registry.contract.errors import MalformedArtifact, ManifestRefused
 from model_registry.contract.full import encode_full
-from model_registry.models.evaluation import Sample, content_engine, read_picture
+from model_registry.deltas import make_delta
+from model_registry.models.evaluation import Sample, all_logits, content_engine, read_picture
 from tests.registry.networks import SMALL, foreign_onnx
 
 SIXTEEN = Recipe(preprocessing=replace(SMALL, resize=(16, 16)))
@@ -69,3 +73,39 @@ def test_pictures_and_preprocessing_are_needed(tmp_path: Path, network: SourceNe
     foreign = read_network(foreign_onnx(tmp_path / "f.onnx"), Recipe())
     with pytest.raises(ManifestRefused, match="--preprocess"):
         search.calibrate(foreign, folder, base=None, progress=quiet)
+
+
+def retrained(network: SourceNetwork, by: float) -> SourceNetwork:
+    """The network after a training that moved every weight a little."""
+    rng = np.random.default_rng(1)
+    moved = {
+        name: (value + by * float(np.abs(value).mean()) * rng.standard_normal(value.shape)).astype(np.float32)
+        for name, value in network.weights.items()
+    }
+    return replace(network, weights=moved)
+
+
+def test_an_update_is_delivered_and_its_loss_is_told(network: SourceNetwork, folder: Path) -> None:
+    base = search.calibrate(network, folder, base=None, progress=quiet).content
+    new = retrained(network, 0.2)
+    found = search.calibrate(new, folder, base=base, progress=quiet)
+    told = found.content.manifest.lineage.recipe["lost"]
+    assert 0 <= told <= LOST_LIMIT
+    paths = sorted(folder.iterdir())
+    preprocessing = new.manifest.preprocessing
+    assert preprocessing is not None
+    wanted, shipped, before = (
+        all_logits(content_engine(content), preprocessing, paths) for content in (new.exact(), found.content, base)
+    )
+    assert told == pytest.approx(mean_divergence(wanted, shipped) / mean_divergence(wanted, before), abs=1e-3)
+    exact = next(point for point in found.points if point.setting == "lossless")
+    assert len(make_delta(base, found.content).data) < exact.bytes / 2
+
+
+def test_a_base_with_other_classes_is_no_measure_of_loss(tmp_path: Path, network: SourceNetwork, folder: Path) -> None:
+    fewer = read_network(foreign_onnx(tmp_path / "fewer.onnx", classes=1990), SIXTEEN)
+    base = search.calibrate(fewer, folder, base=None, progress=quiet).content
+    found = search.calibrate(network, folder, base=base, progress=quiet)
+    chosen = min((p for p in found.points if p.damage <= search.MAX_DIVERGENCE), key=lambda point: point.bytes)
+    assert apply_delta(base, make_delta(base, found.content).data).sha256 == found.content.sha256
+    assert chosen.setting.startswith("price")
