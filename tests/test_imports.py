@@ -7,7 +7,20 @@ import sys
 
 import pytest
 
-HEAVY = {"torch", "onnx", "boto3", "sqlalchemy", "fastapi", "starlette", "pydantic", "httpx2", "bsdiff4", "typer", "rich", "server"}
+HEAVY = {
+    "torch",
+    "onnx",
+    "boto3",
+    "sqlalchemy",
+    "fastapi",
+    "starlette",
+    "pydantic",
+    "httpx2",
+    "bsdiff4",
+    "typer",
+    "rich",
+    "server",
+}
 
 
 def modules_after(statement: str) -> set[str]:
@@ -31,7 +44,11 @@ def test_the_contract_needs_only_numpy_and_the_codecs() -> None:
 
 
 def test_the_api_process_never_loads_torch() -> None:
-    assert not modules_after("import server.app, server.api, server.worker, server.bootstrap") & {"torch", "onnx", "client_agent"}
+    assert not modules_after("import server.app, server.api, server.worker, server.bootstrap") & {
+        "torch",
+        "onnx",
+        "client_agent",
+    }
 
 
 def test_help_is_answered_without_torch() -> None:
