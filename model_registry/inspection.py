@@ -27,7 +27,7 @@ def naming(path: Path) -> Iterator[None]:
     try:
         yield
     except ArtifactRefused as exc:
-        remedy = exc.remedy or "the file is truncated, damaged or of another kind: build or download it again"
+        remedy = exc.remedy or "check that it is the right file, or build or download it again"
         raise type(exc)(f"{path}: {exc.message}", remedy=remedy) from exc
 
 
