@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +45,10 @@ class Schedule:
     density: float = 1.0
     prune_from: int = 0
     prune_to: int = 0
+
+    def longer(self, factor: int) -> Schedule:
+        """The same course in so many times as many epochs."""
+        return replace(self, epochs=self.epochs * factor, prune_from=self.prune_from * factor, prune_to=self.prune_to * factor)
 
     def density_at(self, epoch: int) -> float:
         """Zhu and Gupta's cubic ramp (2017, arXiv 1710.01878)."""

@@ -11,6 +11,7 @@ import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -60,14 +61,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ValueError as exc:
         console.print(f"{exc}; --data wants train/CLASS/*.jpg and val/CLASS/*.jpg", markup=False, soft_wrap=True)
         return 1
-    workshop = Workshop(options.work, source, STAGES, seed=options.seed)
-    missing = [str(workshop.checkpoint(n)) for n in range(len(STAGES)) if not workshop.checkpoint(n).exists()]
+    stages = [replace(stage, schedule=stage.schedule.longer(options.longer)) for stage in STAGES]
+    workshop = Workshop(options.work, source, stages, seed=options.seed)
+    missing = [str(workshop.checkpoint(n)) for n in range(len(stages)) if not workshop.checkpoint(n).exists()]
     if options.from_checkpoints and missing:
         console.print(
             f"not trained yet: {', '.join(missing)}; run without --from-checkpoints, with the same settings", soft_wrap=True
         )
         return 1
-    versions = trained(workshop, STAGES, console)
+    versions = trained(workshop, stages, console)
     # Photographs make other models than those that are bundled.
     out: Path = options.out or (options.work / "artifacts" if options.data else ARTIFACTS)
     with shown(console, "compressing") as report:
@@ -92,6 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--from-checkpoints", action="store_true", help="train nothing, only compress and measure")
     parser.add_argument("--per-class", type=int, default=500, help="rendered training pictures a class and disturbance")
     parser.add_argument("--held-out", type=int, default=100, help="rendered held-out pictures a class and disturbance")
+    parser.add_argument("--longer", type=int, default=1, help="times as many epochs, for a small folder of photographs")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1, help="another number gives slightly other weights")
     return parser

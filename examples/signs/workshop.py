@@ -85,8 +85,10 @@ def started(classes: int, previous: Path | None, *, seed: int) -> Network:
     """A fresh network, or the previous version's with as many rows more in its head as there are new classes."""
     torch.manual_seed(seed)
     network = Network(architecture(ARCHITECTURE, classes))
+    state = network.state_dict()
+    # The head ends in a ReLU: a class whose sums start below zero everywhere gets no gradient and is never learned.
+    state["classifier.1.bias"].fill_(1.0)
     if previous is not None:
-        state = network.state_dict()
         for key, value in load_file(previous).items():
             state[key][: len(value)] = value
     return network
