@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from model_registry.bench.cli import bench_app
 from model_registry.contract.errors import ManifestRefused, Refusal
 from model_registry.trust.cli import keys_app
 
 if TYPE_CHECKING:
     from model_registry.compression.recipe import Recipe
-    from model_registry.compression.search import Point
     from model_registry.contract.content import Content
     from model_registry.contract.preprocessing import Preprocessing
 
@@ -36,6 +36,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 app.add_typer(keys_app, name="keys")
+app.add_typer(bench_app, name="bench")
 
 
 class ImportFormat(StrEnum):
@@ -126,6 +127,23 @@ def compress(
     max_drop: Annotated[
         float | None, typer.Option(help="With labelled --calibrate pictures: points of top-1 that may be lost.", min=0, max=100)
     ] = None,
+    finetune: Annotated[
+        Path | None,
+        typer.Option(help="Labelled pictures: prune, share values and retrain. Not with --lossless, --step, --calibrate."),
+    ] = None,
+    density: Annotated[
+        float | None, typer.Option(help="--finetune: share of weights that stay. Default 0.33.", min=0.001, max=1)
+    ] = None,
+    bits: Annotated[
+        int | None, typer.Option(help="--finetune: a layer has at most 2^BITS values. Default 6.", min=2, max=8)
+    ] = None,
+    epochs: Annotated[
+        int | None, typer.Option(help="--finetune: passes over the pictures at each stage. Default 3.", min=1, max=10_000)
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="--finetune: of all randomness. Default 0.", min=0, max=2**32 - 1)] = None,
+    checkpoints: Annotated[
+        Path | None, typer.Option(help="--finetune: folder to go on from when stopped. Default OUTPUT.training, kept.")
+    ] = None,
     preprocess: Preprocess = None,
     labels: Labels = None,
     family: Annotated[str, typer.Option(help="Name of the line of models.")] = "unnamed",
@@ -135,6 +153,8 @@ def compress(
     """Compress a network into a full artifact (.dfm) of a few hundred kilobytes.
 
     Example: [bold]deltafleet compress model.safetensors -o v2.dfm --base v1.dfm --family signs --version 2.0.0[/bold]
+
+    With --finetune it is trained on the way; stopped, the same command goes on. Every fifth picture measures, the others train.
     """
     from model_registry.compression.recipe import Recipe
     from model_registry.contract.full import encode_full
@@ -143,22 +163,32 @@ def compress(
 
     _require_suffix(output, ".dfm")
     _refuse_same(file, output)
-    if (lossless, step is not None, calibrate is not None).count(True) > 1:
-        raise typer.BadParameter("--lossless, --step and --calibrate exclude each other")
+    if (lossless, step is not None, calibrate is not None, finetune is not None).count(True) > 1:
+        raise typer.BadParameter("--lossless, --step, --calibrate and --finetune exclude each other")
     if max_drop is not None and calibrate is None:
         raise typer.BadParameter("--max-drop needs labelled pictures: add --calibrate DIR")
+    training = {"density": density, "bits": bits, "epochs": epochs, "seed": seed}
+    training = {name: value for name, value in training.items() if value is not None}
+    if finetune is None and (training or checkpoints):
+        raise typer.BadParameter(
+            "--density, --bits, --epochs, --seed and --checkpoints need labelled pictures: add --finetune DIR"
+        )
     given = {"architecture": arch, "lossless": lossless, "step": step}
     recipe = Recipe.from_json(given | {"labels": list(_labels(labels)), "preprocessing": _as_json(_preprocessing(preprocess))})
     previous = read_full(base) if base else None
     with _progress("compressing") as progress:
-        content, curve = _compressed(file, recipe, previous, progress, calibrate=calibrate, max_drop=max_drop)
+        if finetune is not None:
+            kept = checkpoints or output.with_name(f"{output.name}.training")
+            content, found = _finetuned(file, recipe, previous, progress, pictures=finetune, training=training, kept=kept)
+        else:
+            content, found = _compressed(file, recipe, previous, progress, calibrate=calibrate, max_drop=max_drop)
         content = content.named(family, version)
         data = encode_full(content)
         write_file(output, data)
         progress(1.0, "written")
     summary = {"file": str(output), "bytes": len(data), **describe_content(content)}
     summary |= {"lost": content.manifest.lineage.recipe.get("lost")} if base else {}
-    summary |= {"curve": [{"setting": p.setting, "bytes": p.bytes, "damage": p.damage} for p in curve]} if curve else {}
+    summary |= found
     _report(summary, as_json, hidden=("tensors", "inputs", "outputs", "preprocessing", "recipe"))
 
 
@@ -304,11 +334,12 @@ def _compressed(
     *,
     calibrate: Path | None,
     max_drop: float | None,
-) -> tuple[Content, tuple[Point, ...]]:
+) -> tuple[Content, dict[str, Any]]:
+    """The content, and what the report says of the settings that were tried."""
     from model_registry.compression import pipeline
 
     if calibrate is None:
-        return pipeline.compress_checkpoint(file, recipe, base=base, progress=progress), ()
+        return pipeline.compress_checkpoint(file, recipe, base=base, progress=progress), {}
     from model_registry.compression import search
     from model_registry.models.evaluation import labelled
 
@@ -317,7 +348,32 @@ def _compressed(
         found = search.calibrate(network, calibrate, base=base, progress=progress)
     else:
         found = search.within_drop(network, labelled(calibrate), max_drop, base=base, progress=progress)
-    return found.content, found.points
+    return found.content, {"curve": [{"setting": p.setting, "bytes": p.bytes, "damage": p.damage} for p in found.points]}
+
+
+def _finetuned(
+    file: Path,
+    recipe: Recipe,
+    base: Content | None,
+    progress: Callable[[float, str], None],
+    *,
+    pictures: Path,
+    training: dict[str, Any],
+    kept: Path,
+) -> tuple[Content, dict[str, Any]]:
+    """The content, and what the report says of its training."""
+    from model_registry.compression.finetuning import Finetuning, finetune
+    from model_registry.compression.pipeline import read_network
+
+    done = finetune(read_network(file, recipe), pictures, Finetuning(**training), kept, base=base, progress=progress)
+    return done.content, {
+        "density": done.density,
+        "trained_on": done.trained_on,
+        "held_out": done.held_out,
+        "held_out_top1_before": done.top1_before,
+        "held_out_top1": done.top1_after,
+        "checkpoints": str(kept),
+    }
 
 
 def _preprocessing(path: Path | None) -> Preprocessing | None:
