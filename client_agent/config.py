@@ -18,7 +18,14 @@ from model_registry.contract.messages import VEHICLE_ID
 CONFIG_FILE = "config.toml"
 FILES = ("ca_file", "certificate_file", "key_file")
 REQUIRED = ("server", "vehicle_id", "family", "hardware_id")
-DEFAULTS = {"probation_s": 30.0, "probation_answers": 20, "rebuild_s": 120.0, "allow_plain_http": False}
+DEFAULTS = {
+    "probation_s": 30.0,
+    "probation_answers": 20,
+    "rebuild_s": 120.0,
+    "max_hops": 3,
+    "max_held_bytes": 1024**3,
+    "allow_plain_http": False,
+}
 
 
 class ConfigRefused(Refusal):
@@ -32,7 +39,8 @@ class Config:
     """``server`` is the registry's base URL, without a slash at the end.
 
     Probation ends well after ``probation_answers`` answers without a fault, or ``probation_s`` seconds with hardly any.
-    ``rebuild_s`` is what decoding an artifact may take.
+    ``rebuild_s`` is what decoding may take. Deltas are taken if there are at most ``max_hops`` of them, and no content is with
+    the one before it above ``max_held_bytes``; the full artifact otherwise.
     """
 
     server: str
@@ -42,6 +50,8 @@ class Config:
     probation_s: float = 30.0
     probation_answers: int = 20
     rebuild_s: float = 120.0
+    max_hops: int = 3
+    max_held_bytes: int = 1024**3
     tls: TlsSettings = field(default_factory=TlsSettings)
 
     def __post_init__(self) -> None:
@@ -84,6 +94,8 @@ class Config:
             probation_s=fields.number("probation_s"),
             probation_answers=fields.integer("probation_answers"),
             rebuild_s=fields.number("rebuild_s"),
+            max_hops=fields.integer("max_hops"),
+            max_held_bytes=fields.integer("max_held_bytes"),
             tls=tls,
         )
 
@@ -100,6 +112,8 @@ class Config:
             "probation_s": self.probation_s,
             "probation_answers": self.probation_answers,
             "rebuild_s": self.rebuild_s,
+            "max_hops": self.max_hops,
+            "max_held_bytes": self.max_held_bytes,
             "allow_plain_http": self.tls.allow_plain_http,
             "ca_file": _text(self.tls.ca_file),
             "certificate_file": _text(self.tls.certificate_file),

@@ -1,9 +1,10 @@
-"""Decode an artifact in a child process with limits: what a hostile file can break is not the process that answers.
+"""Decode artifacts in a child process with limits: what a hostile file can break is not the process that answers.
 
-    python -P -m client_agent.rebuild BASE|- ARTIFACT OUT CONTENT_SHA256 CONTENT_BYTES
+    python -P -m client_agent.rebuild BASE|- OUT (ARTIFACT CONTENT_SHA256 CONTENT_BYTES)...
 
-The bounds come from signed metadata, the artifact's digest was checked before. The child refuses by one line of JSON on
-standard output, {"code", "message"}, and exit status 1; whatever else befalls it is a refusal as well.
+Each artifact makes a content of the one before it; only the last is written, and two at most are in memory. The bounds come
+from signed metadata, the artifacts' digests were checked before. The child refuses by one line of JSON on standard output,
+{"code", "message"}, and exit status 1; whatever else befalls it is a refusal as well.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import sys
 import time
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 from client_agent.stop import StopSignal
@@ -55,17 +57,35 @@ def allowance_bytes(content_bytes: int) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
-    """One artifact to decode, and what signed metadata says comes out. ``base`` is None for a full artifact."""
+class Coded:
+    """One artifact to decode, and what signed metadata says comes out."""
 
-    base: Path | None
     artifact: Path
-    out: Path
     content_sha256: str
     content_bytes: int
 
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """Artifacts to decode one after the other. ``base`` is None when the only one is a full artifact."""
+
+    base: Path | None
+    artifacts: tuple[Coded, ...]
+    out: Path
+
+    @property
+    def largest_bytes(self) -> int:
+        return max(coded.content_bytes for coded in self.artifacts)
+
     def arguments(self) -> list[str]:
-        return [str(self.base or "-"), str(self.artifact), str(self.out), self.content_sha256, str(self.content_bytes)]
+        coded = [[str(c.artifact), c.content_sha256, str(c.content_bytes)] for c in self.artifacts]
+        return [str(self.base or "-"), str(self.out), *chain.from_iterable(coded)]
+
+    @classmethod
+    def of_arguments(cls, arguments: list[str]) -> Job:
+        base, out, *coded = arguments
+        artifacts = (Coded(Path(path), sha256, int(size)) for path, sha256, size in zip(*[iter(coded)] * 3, strict=True))
+        return cls(None if base == "-" else Path(base), tuple(artifacts), Path(out))
 
 
 def rebuild(job: Job, *, deadline_s: float, stop: StopSignal) -> None:
@@ -109,8 +129,7 @@ def _refusal(status: int, answer: bytes) -> Refusal:
 
 def main(arguments: list[str]) -> int:
     """The child: exit status 0 when OUT holds the content, 1 for a refusal."""
-    base, artifact, out, sha256, content_bytes = arguments
-    job = Job(None if base == "-" else Path(base), Path(artifact), Path(out), sha256, int(content_bytes))
+    job = Job.of_arguments(arguments)
     _die_with_the_agent()
     _limit(job)
     try:
@@ -125,13 +144,20 @@ def main(arguments: list[str]) -> int:
 
 def decode(job: Job) -> Content:
     """Decode within the signed bounds. Raises ArtifactRefused or ManifestRefused."""
-    data = job.artifact.read_bytes()
-    limits = replace(DEFAULT_LIMITS, max_artifact_bytes=len(data), max_content_bytes=job.content_bytes)
-    if job.base is None:
-        content = decode_full(data, limits)
-    else:
-        content = apply_delta(Content.from_data(job.base.read_bytes()), data, limits)
-    if content.sha256 != job.content_sha256 or len(content.data) != job.content_bytes:
+    content = None if job.base is None else Content.from_data(job.base.read_bytes())
+    for coded in job.artifacts:
+        content = _decoded(content, coded)
+    if content is None:
+        raise AssertionError("a job has at least one artifact")
+    return content
+
+
+def _decoded(base: Content | None, coded: Coded) -> Content:
+    """One artifact's content, which is the signed one: what is built on it may rely on that."""
+    data = coded.artifact.read_bytes()
+    limits = replace(DEFAULT_LIMITS, max_artifact_bytes=len(data), max_content_bytes=coded.content_bytes)
+    content = decode_full(data, limits) if base is None else apply_delta(base, data, limits)
+    if content.sha256 != coded.content_sha256 or len(content.data) != coded.content_bytes:
         raise ContentMismatch("the artifact decodes to another content than the one that was signed")
     return content
 
@@ -145,11 +171,12 @@ def _die_with_the_agent() -> None:
 def _limit(job: Job) -> None:
     with Path("/proc/self/statm").open() as statm:
         now = int(statm.read().split()[0]) * resource.getpagesize()
-    space = now + allowance_bytes(job.content_bytes)
+    space = now + allowance_bytes(job.largest_bytes)
     resource.setrlimit(resource.RLIMIT_AS, (space, space))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    size = job.content_bytes if soft == resource.RLIM_INFINITY else min(job.content_bytes, soft)
+    written = job.artifacts[-1].content_bytes
+    size = written if soft == resource.RLIM_INFINITY else min(written, soft)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
 
 

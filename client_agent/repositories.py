@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from itertools import islice
@@ -31,14 +31,17 @@ from client_agent.trust import (
     agreed_target,
     assigned_file,
     check_fit,
+    check_saving,
     described,
     expected_delta,
+    passed_content,
     reference_time,
     sha256_of,
     target_url,
 )
 from model_registry.contract.errors import LimitExceeded, MetadataExpired, RollbackRefused, Unreachable, Untrusted
 from model_registry.contract.fields import SHA256, Fields
+from model_registry.contract.messages import Hop
 
 KIB = 1024
 # By file, whatever a timestamp or snapshot says its length is: a stolen online key must not fill a vehicle's memory.
@@ -137,19 +140,31 @@ class TrustedRepositories:
         self._trusted_time.write(_time_document(now))
         return self._resolved
 
-    def delta(self, path: str, *, base_sha256: str, content_sha256: str) -> VerifiedFile:
-        """A delta to the target that ``resolve`` returned last, from the content that runs here.
+    def chain(self, hops: Sequence[Hop], *, base_sha256: str) -> tuple[VerifiedFile, ...]:
+        """Deltas from the content that runs here to the target that ``resolve`` returned last, in the order of ``hops``.
 
-        Raises as ``resolve``; RuntimeError when nothing is resolved, for a delta alone proves nothing.
+        Each leads from the content before it to one that the family's role has signed, the last to the target; together they
+        are no larger than the full artifact. Raises as ``resolve``, DeltaUnknown; RuntimeError when nothing is resolved, for
+        a delta alone proves nothing.
         """
         target = self._resolved
         if target is None:
-            raise RuntimeError("resolve a target before its delta")
-        if target.full.content_sha256 != content_sha256:
-            raise Untrusted("the delta leads to another content than the one that director and image repository agree on")
-        wanted = expected_delta(path, base_sha256=base_sha256, target=target)
-        file = agreed_delta(self._image.find(path), wanted, target)
-        return VerifiedFile(path, target_url(self._targets_url, file), file.length, sha256_of(file), wanted)
+            raise RuntimeError("resolve a target before its deltas")
+        if not hops or hops[-1].target_path != target.path:
+            raise Untrusted("the deltas lead to another content than the one that director and image repository agree on")
+        chain: list[VerifiedFile] = []
+        for hop in hops:
+            chain.append(self._hop(hop, base_sha256, target))
+            check_saving(chain, target)
+            base_sha256 = chain[-1].delta.content_sha256
+        return tuple(chain)
+
+    def _hop(self, hop: Hop, base_sha256: str, target: VerifiedTarget) -> VerifiedFile:
+        leads_on = hop.target_path != target.path
+        full = passed_content(hop.target_path, self._image.find(hop.target_path), target) if leads_on else target.full
+        wanted = expected_delta(hop.delta_path, base_sha256=base_sha256, full=full)
+        file = agreed_delta(self._image.find(wanted.path), wanted)
+        return VerifiedFile(wanted.path, target_url(self._targets_url, file), file.length, sha256_of(file), wanted)
 
 
 class _Repository:

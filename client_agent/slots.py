@@ -117,6 +117,13 @@ class Slots:
         """The file with the canonical bytes of a slot's content."""
         return self._directory / f"{slot}.content"
 
+    def size_bytes(self, slot: SlotName) -> int:
+        """Size of a slot's content; 0 when its file is gone, which whoever reads it will see."""
+        try:
+            return self.path(slot).stat().st_size
+        except FileNotFoundError:
+            return 0
+
     def free_slot(self) -> SlotName:
         """The slot that does not answer."""
         active = self.index.active

@@ -7,7 +7,7 @@ that the network was silent and the machine will come back. Every step may be re
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
@@ -18,7 +18,7 @@ from client_agent.inference.engine import Engine
 from client_agent.inference.live import Counters, Live
 from client_agent.journal import DurableFile, Failure, Journal, Progress
 from client_agent.machine import Step
-from client_agent.rebuild import Job, rebuild
+from client_agent.rebuild import Coded, Job, rebuild
 from client_agent.registry import Registry
 from client_agent.reports import ReportQueue
 from client_agent.selftest import prove
@@ -27,8 +27,8 @@ from client_agent.states import Event, State
 from client_agent.stop import StopSignal
 from client_agent.tally import Tally
 from client_agent.transport import HttpStatus, HttpTransport
-from model_registry.contract.errors import ContentMismatch, Refusal, Unreachable, Untrusted
-from model_registry.contract.messages import Assignment, BytesReceived, DeploymentState, VehicleReport
+from model_registry.contract.errors import ContentMismatch, LimitExceeded, Refusal, Unreachable, Untrusted
+from model_registry.contract.messages import Assignment, BytesReceived, DeploymentState, Hop, VehicleReport
 
 if TYPE_CHECKING:
     from client_agent.trust import VerifiedFile, VerifiedTarget
@@ -46,7 +46,7 @@ class Repositories(Protocol):
 
     def resolve(self, *, counter_floor: int) -> VerifiedTarget | None: ...
 
-    def delta(self, path: str, *, base_sha256: str, content_sha256: str) -> VerifiedFile: ...
+    def chain(self, hops: Sequence[Hop], *, base_sha256: str) -> tuple[VerifiedFile, ...]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ class Steps:
         self._parts = parts
         self._downloader = Downloader(parts.staging, parts.stop)
         self._target: VerifiedTarget | None = None
-        self._delta: VerifiedFile | None = None
+        self._chain: tuple[VerifiedFile, ...] = ()
         self._candidate: Engine | None = None
 
     def table(self) -> dict[State, Step]:
@@ -124,11 +124,11 @@ class Steps:
         return Event.ASSIGNED, progress
 
     def resolve(self, progress: Progress) -> tuple[Event, Progress]:
-        """Verify both repositories: what they agree on is what will run, and what a delta to it must be."""
+        """Verify both repositories: what they agree on is what will run, and what the deltas to it must be."""
         assignment = _assignment(progress)
         repositories = self._parts.repositories()
         self._target = target = repositories.resolve(counter_floor=self._parts.slots.index.counter_floor)
-        self._delta = None
+        self._chain = ()
         if target is None:
             return Event.NOTHING_NEW, replace(progress, assignment=None)
         if target.full.family != self._parts.config.family:
@@ -136,28 +136,42 @@ class Steps:
         if target.full.content_sha256 != assignment.content_sha256:
             raise Unreachable("the director's metadata and the check-in name different models; one of them is about to change")
         try:
-            self._delta = self._offered_delta(repositories, assignment, target)
+            self._chain = self._offered_chain(repositories, assignment, asked_before=progress.attempts > 0)
         except Unreachable:
             raise
         except Refusal as exc:
             log.warning("no delta: %s", exc)
             progress = replace(progress, failure=Failure.of(exc))
-        self._parts.staging.keep_only(target.sha256, *([self._delta.sha256] if self._delta else []))
-        return (Event.DELTA_OFFERED if self._delta else Event.FULL_OFFERED), progress
+        self._parts.staging.keep_only(target.sha256, *(delta.sha256 for delta in self._chain))
+        return (Event.DELTA_OFFERED if self._chain else Event.FULL_OFFERED), progress
 
-    def _offered_delta(self, repositories: Repositories, assignment: Assignment, target: VerifiedTarget) -> VerifiedFile | None:
-        running = self._parts.slots.index.running
-        if assignment.delta_path is None or running is None:
-            return None
-        content = target.full.content_sha256
-        return repositories.delta(assignment.delta_path, base_sha256=running.sha256, content_sha256=content)
+    def _offered_chain(
+        self, repositories: Repositories, assignment: Assignment, *, asked_before: bool
+    ) -> tuple[VerifiedFile, ...]:
+        """The deltas that lead from what runs to the target; none when none are offered. Within this vehicle's own limits."""
+        from client_agent.trust import DeltaUnknown, check_chain  # noqa: PLC0415 - brings the TUF client, as the repositories do
+
+        parts = self._parts
+        slot, running, hops = parts.slots.index.active, parts.slots.index.running, assignment.hops
+        if not hops or slot is None or running is None:
+            return ()
+        if len(hops) > parts.config.max_hops:
+            raise LimitExceeded(f"{len(hops)} deltas are offered, at most {parts.config.max_hops} are taken")
+        try:
+            chain = repositories.chain(hops, base_sha256=running.sha256)
+        except DeltaUnknown as exc:
+            if asked_before:
+                raise
+            raise Unreachable(f"{exc.message}; it may have been retired just now, so the registry is asked again") from exc
+        check_chain(chain, base_bytes=parts.slots.size_bytes(slot), max_held_bytes=parts.config.max_held_bytes)
+        return chain
 
     def download_delta(self, progress: Progress) -> tuple[Event, Progress]:
         """The short way. Silence is waited out; any other trouble leads to the full artifact."""
-        delta = _known(self._delta)
         self._report(progress, DeploymentState.DOWNLOADING)
         try:
-            self._fetch(progress, delta, self._parts.tally.add_delta)
+            for delta in _chain(self._chain):
+                self._fetch(progress, delta, self._parts.tally.add_delta)
         except HttpStatus as exc:
             if exc.status not in GONE:
                 raise
@@ -169,14 +183,15 @@ class Steps:
         return Event.DOWNLOADED, progress
 
     def patch(self, progress: Progress) -> tuple[Event, Progress]:
-        """Rebuild the new content from the running one and the delta."""
-        delta = _known(self._delta)
-        slots = self._parts.slots
-        base = slots.index.find(delta.delta.base_sha256)
+        """Rebuild the new content from the running one and the deltas; what lies in between stays in the child's memory."""
+        chain, slots = _chain(self._chain), self._parts.slots
+        base = slots.index.find(chain[0].delta.base_sha256)
+        staging = self._parts.staging
+        coded = [Coded(staging.path(f.sha256), f.delta.content_sha256, f.delta.content_bytes) for f in chain]
         try:
             if base is None:
                 raise ContentMismatch("the base of the delta is not installed")
-            self._rebuild(progress, delta, slots.path(base))
+            self._rebuild(progress, coded, slots.path(base))
         except Refusal as exc:
             log.warning("the delta is of no use, taking the full artifact: %s", exc)
             return Event.DELTA_UNUSABLE, replace(progress, failure=Failure.of(exc))
@@ -190,7 +205,9 @@ class Steps:
 
     def unpack(self, progress: Progress) -> tuple[Event, Progress]:
         """Rebuild the new content from the full artifact."""
-        self._rebuild(progress, _known(self._target), None)
+        target = _known(self._target)
+        artifact = self._parts.staging.path(target.sha256)
+        self._rebuild(progress, [Coded(artifact, target.full.content_sha256, target.full.content_bytes)], None)
         return Event.REBUILT, progress
 
     def _fetch(self, progress: Progress, file: SignedFile, count: Callable[[int], None]) -> None:
@@ -199,7 +216,7 @@ class Steps:
 
         self._downloader.fetch(self._parts.transport.counting(count), file, checkpoint)
 
-    def _rebuild(self, progress: Progress, artifact: SignedFile, base: Path | None) -> None:
+    def _rebuild(self, progress: Progress, artifacts: Sequence[Coded], base: Path | None) -> None:
         """Decode into the free slot, in a child process with limits."""
         parts = self._parts
         full = _known(self._target).full
@@ -207,8 +224,7 @@ class Steps:
         # Once as the child's output, once in the slot.
         parts.staging.require_space(2 * full.content_bytes)
         out = parts.staging.path(f"{full.content_sha256}.content")
-        job = Job(base, parts.staging.path(artifact.sha256), out, full.content_sha256, full.content_bytes)
-        rebuild(job, deadline_s=parts.config.rebuild_s, stop=parts.stop)
+        rebuild(Job(base, tuple(artifacts), out), deadline_s=parts.config.rebuild_s, stop=parts.stop)
         record = Record(full.content_sha256, full.family, full.version, full.release_counter)
         parts.slots.store(record, out.read_bytes())
         out.unlink()
@@ -286,6 +302,10 @@ class Steps:
 
 def _assignment(progress: Progress) -> Assignment:
     return _known(progress.assignment)
+
+
+def _chain(chain: tuple[VerifiedFile, ...]) -> tuple[VerifiedFile, ...]:
+    return _known(chain or None)
 
 
 def _known(value: T | None) -> T:

@@ -6,12 +6,14 @@ full verification (see ``TrustedRepositories.resolve``). Every function returns 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import pairwise
 
 from tuf.api.metadata import TargetFile, Targets
 
-from model_registry.contract.errors import RollbackRefused, Untrusted, WrongHardware
+from model_registry.contract.errors import LimitExceeded, RollbackRefused, Untrusted, WrongHardware
 from model_registry.contract.fields import SHA256
 from model_registry.contract.targets import DeltaTarget, FullTarget
 
@@ -27,9 +29,16 @@ class VerifiedTarget:
     full: FullTarget
 
 
+class DeltaUnknown(Untrusted):
+    """Signed metadata does not name the delta. The registry may have retired it since the check-in that offered it."""
+
+
 @dataclass(frozen=True, slots=True)
 class VerifiedFile:
-    """A delta artifact whose result, if it is what the metadata says, is the resolved target's content. ``length`` in bytes."""
+    """A delta artifact whose result, if it is what the metadata says, is a content that the family's role has signed.
+
+    ``length`` in bytes.
+    """
 
     path: str
     url: str
@@ -92,28 +101,53 @@ def check_fit(full: FullTarget, *, hardware_id: str, counter_floor: int) -> None
         )
 
 
-def expected_delta(path: str, *, base_sha256: str, target: VerifiedTarget) -> DeltaTarget:
-    """What the delta named ``path`` must be, to lead from the installed content to the target. Raises Untrusted."""
-    full = target.full
+def passed_content(path: str, file: TargetFile | None, target: VerifiedTarget) -> FullTarget:
+    """A content on the way to the target: one that its family's release key signed, whatever its counter. Raises Untrusted.
+
+    It is held in memory, never kept, and never answers; so neither its age nor its hardware matters.
+    """
+    if file is None:
+        raise Untrusted(f"the way leads over {path!r}, which the image repository does not know")
+    full = described(file)
+    if full.family != target.full.family:
+        raise Untrusted(f"the way leads over {path!r}, a model of another family")
+    return full
+
+
+def expected_delta(path: str, *, base_sha256: str, full: FullTarget) -> DeltaTarget:
+    """What the delta named ``path`` must be, to lead from the content ``base_sha256`` to that of ``full``. Raises Untrusted."""
     wanted = DeltaTarget(full.family, base_sha256, full.content_sha256, full.content_bytes)
     if wanted.path != path:
-        raise Untrusted(f"{path!r} is not the name of a delta from the installed model to {full.path}")
+        raise Untrusted(f"{path!r} is not the name of a delta from the installed model or the one before it to {full.path}")
     return wanted
 
 
-def agreed_delta(file: TargetFile | None, wanted: DeltaTarget, target: VerifiedTarget) -> TargetFile:
+def agreed_delta(file: TargetFile | None, wanted: DeltaTarget) -> TargetFile:
     """The delta's signed entry, if it leads to exactly the content that the family's release key signed. Raises Untrusted.
 
     The delta's own key is online and may be stolen; nothing that it says counts beyond this agreement.
     """
     if file is None:
-        raise Untrusted(f"the image repository does not know the delta {wanted.path}")
+        raise DeltaUnknown(f"the image repository does not know the delta {wanted.path}")
     if DeltaTarget.from_custom(file.custom) != wanted:
-        raise Untrusted(f"the delta {wanted.path} leads elsewhere than from the installed model to {target.path}")
-    if file.length > target.length:
-        raise Untrusted(f"the delta {wanted.path} of {file.length} bytes is larger than the {target.length} that it saves")
+        raise Untrusted(f"the delta {wanted.path} leads elsewhere than its name says")
     sha256_of(file)
     return file
+
+
+def check_saving(chain: Sequence[VerifiedFile], target: VerifiedTarget) -> None:
+    """Refuse deltas that cost more bytes than the full artifact. Raises Untrusted."""
+    size_bytes = sum(file.length for file in chain)
+    if size_bytes > target.length:
+        raise Untrusted(f"deltas of {size_bytes} bytes to {target.path} are larger than the {target.length} that they save")
+
+
+def check_chain(chain: Sequence[VerifiedFile], *, base_bytes: int, max_held_bytes: int) -> None:
+    """Refuse a chain with two neighbours above ``max_held_bytes`` together, as they are in memory. Raises LimitExceeded."""
+    sizes = [base_bytes, *(file.delta.content_bytes for file in chain)]
+    held = max((one + two for one, two in pairwise(sizes)), default=0)
+    if held > max_held_bytes:
+        raise LimitExceeded(f"the deltas need {held} bytes of contents at once, {max_held_bytes} are allowed")
 
 
 def sha256_of(file: TargetFile) -> str:

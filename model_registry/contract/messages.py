@@ -17,6 +17,8 @@ from model_registry.contract.errors import MessageRefused
 from model_registry.contract.fields import NAME, SEMVER, SHA256, Fields
 
 MAX_MESSAGE_BYTES = 64 * 1024
+# More than any vehicle takes; a vehicle has a limit of its own below this one.
+MAX_HOPS = 8
 VEHICLE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 HEX = re.compile(r"([0-9a-f]{2}){1,8192}")
 
@@ -145,13 +147,29 @@ class VehicleReport:
 
 
 @dataclass(frozen=True, slots=True)
+class Hop:
+    """A delta, and the full target whose content it leads to; both by their names in the image repository."""
+
+    delta_path: str
+    target_path: str
+
+    @classmethod
+    def from_json(cls, fields: Fields) -> Hop:
+        fields.only(*cls.__slots__)
+        return cls(fields.text("delta_path", max_length=256), fields.text("target_path", max_length=256))
+
+
+@dataclass(frozen=True, slots=True)
 class Assignment:
-    """What the vehicle is asked to run; a hint that signed metadata makes true. No ``delta_path``: a full is cheaper."""
+    """What the vehicle is asked to run; a hint that signed metadata makes true.
+
+    ``hops`` are the deltas to take one after the other, from what runs to the target. None: its full artifact is cheaper.
+    """
 
     deployment_id: str
     target_path: str
     content_sha256: str
-    delta_path: str | None
+    hops: tuple[Hop, ...] = ()
 
     @classmethod
     def from_json(cls, fields: Fields) -> Assignment:
@@ -160,7 +178,7 @@ class Assignment:
             deployment_id=fields.text("deployment_id", max_length=64),
             target_path=fields.text("target_path", max_length=256),
             content_sha256=fields.text("content_sha256", pattern=SHA256),
-            delta_path=fields.optional_text("delta_path", max_length=256),
+            hops=tuple(Hop.from_json(hop) for hop in fields.objects("hops", max_length=MAX_HOPS)),
         )
 
 

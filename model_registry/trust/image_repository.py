@@ -15,7 +15,7 @@ Rules:
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -120,16 +120,20 @@ class ImageRepository:
             self._add(edition, delta_role(target.family), target_file(target, sha256, length))
         self._publish(edition)
 
-    def retire_delta(self, path: str) -> None:
-        """Take a delta's name out of the metadata, so that vehicles no longer pay for reading it. Absent already: nothing."""
-        match = re.fullmatch(rf"deltas/({NAME.pattern})/[^/]+", path)
-        if match is None:
-            raise TargetRefused(f"{path!r} is not the name of a delta")
+    def retire_deltas(self, paths: Iterable[str]) -> None:
+        """Take deltas' names out of the metadata, in one edition, so that vehicles no longer pay for reading them.
+
+        A name that is absent already is fine. Raises TargetRefused, KeyringRefused, Untrusted.
+        """
         edition = self._current()
-        role = self._role(edition, delta_role(match[1]))
-        if role is not None and role.targets.pop(path, None) is not None:
-            edition.changed.add(delta_role(match[1]))
-            self._publish(edition)
+        for path in paths:
+            match = re.fullmatch(rf"deltas/({NAME.pattern})/[^/]+", path)
+            if match is None:
+                raise TargetRefused(f"{path!r} is not the name of a delta")
+            role = self._role(edition, delta_role(match[1]))
+            if role is not None and role.targets.pop(path, None) is not None:
+                edition.changed.add(delta_role(match[1]))
+        self._publish(edition)
 
     def refresh(self) -> Refreshed:
         """Sign again what has lost half of its life or carries signatures of former keys. Call it every hour or so."""

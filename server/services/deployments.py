@@ -11,7 +11,7 @@ from datetime import datetime
 
 from sqlalchemy.orm import Session
 
-from model_registry.contract.messages import Assignment, BytesReceived, DeploymentState, Installed, VehicleReport
+from model_registry.contract.messages import Assignment, BytesReceived, DeploymentState, Hop, Installed, VehicleReport
 from model_registry.contract.targets import DeltaTarget, FullTarget, full_path
 from server.errors import NotFound
 from server.repositories import artifacts, fleet, rollouts
@@ -48,15 +48,16 @@ def assignment(session: Session, vehicle: Vehicle) -> Assignment | None:
         deployment_id=str(active.deployment.id),
         target_path=full_path(version.family, version.version),
         content_sha256=_known(version.content_sha256),
-        delta_path=_delta_path(session, vehicle, version),
+        hops=_hops(session, vehicle, version),
     )
 
 
-def _delta_path(session: Session, vehicle: Vehicle, version: Version) -> str | None:
+def _hops(session: Session, vehicle: Vehicle, version: Version) -> tuple[Hop, ...]:
     base, content = vehicle.installed_sha256, _known(version.content_sha256)
     if base is None or artifacts.published_delta(session, base_sha256=base, version_id=version.id) is None:
-        return None
-    return DeltaTarget(version.family, base, content, version.content_bytes or 0).path
+        return ()
+    path = DeltaTarget(version.family, base, content, version.content_bytes or 0).path
+    return (Hop(path, full_path(version.family, version.version)),)
 
 
 def signed_target(session: Session, vehicle: Vehicle) -> SignedTarget | None:

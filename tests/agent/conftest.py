@@ -31,6 +31,11 @@ def v2() -> Content:
     return make_content("2.0.0", change=lambda w: w * 1.5)
 
 
+@pytest.fixture(scope="session")
+def v3() -> Content:
+    return make_content("2.1.0", change=lambda w: w * 1.75)
+
+
 @pytest.fixture
 def registry(keys: Path) -> Iterator[FakeRegistry]:
     with serving(keys) as registry:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +12,7 @@ from pathlib import Path
 from model_registry.contract.content import Content
 from model_registry.contract.errors import Refusal
 from model_registry.contract.full import encode_full
-from model_registry.contract.messages import Assignment, CheckIn, Enrolment, Envelope, Instruction, VehicleReport
+from model_registry.contract.messages import Assignment, CheckIn, Enrolment, Envelope, Hop, Instruction, VehicleReport
 from model_registry.contract.targets import DeltaTarget, FullTarget
 from model_registry.deltas import make_delta
 from model_registry.trust.director import Director
@@ -88,25 +88,30 @@ class FakeRegistry:
         self.published[target.version] = item
         return item
 
-    def publish_delta(self, base: str, new: str, *, artifact: bytes | None = None) -> str:
+    def publish_delta(self, base: str, new: str, *, artifact: bytes | None = None) -> Hop:
         one, two = self.published[base].content, self.published[new].content
         data = artifact if artifact is not None else make_delta(one, two).data
         target = DeltaTarget(FAMILY, one.sha256, two.sha256, len(two.data))
         self.image.add_deltas([(target, hashlib.sha256(data).hexdigest(), len(data))])
         self._serve(target.path, data)
-        return target.path
+        return Hop(target.path, self.published[new].target.path)
 
     def _serve(self, path: str, data: bytes) -> None:
         folder, _, name = path.rpartition("/")
         self.targets[f"{folder}/{hashlib.sha256(data).hexdigest()}.{name}"] = data
 
-    def assign(self, vehicle: str, version: str | None, deployment: str = "d1", *, delta: str | None = None) -> None:
+    def artifact(self, path: str) -> bytes:
+        """The bytes served under a target's name."""
+        folder, _, name = path.rpartition("/")
+        return next(data for key, data in self.targets.items() if key.startswith(folder) and key.endswith(name))
+
+    def assign(self, vehicle: str, version: str | None, deployment: str = "d1", *, hops: Sequence[Hop] = ()) -> None:
         item = self.published[version] if version else None
         self._director_versions[vehicle] = self._director_versions.get(vehicle, 0) + 1
         offer = (item.target, item.sha256, len(item.artifact)) if item else None
         signed = self.director.sign(vehicle, offer, self._director_versions[vehicle])
         self.director_files.setdefault(vehicle, {}).update(signed.files)
-        assignment = Assignment(deployment, item.target.path, item.content.sha256, delta) if item else None
+        assignment = Assignment(deployment, item.target.path, item.content.sha256, tuple(hops)) if item else None
         self.instructions[vehicle] = Instruction(self.poll_interval_s, assignment)
 
     def answer(self, request: Request) -> Answer:

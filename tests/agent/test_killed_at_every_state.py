@@ -14,7 +14,7 @@ import pytest
 from client_agent.machine import Moment
 from client_agent.states import State
 from model_registry.contract.content import Content
-from model_registry.contract.messages import DeploymentState
+from model_registry.contract.messages import DeploymentState, Hop
 from tests.agent.models import FAMILY, black_picture, make_content
 from tests.agent.registry import FakeRegistry, serving
 from tests.agent.vehicles import Daemon, Vehicle, eventually
@@ -30,25 +30,30 @@ BY_DELTA = [
     State.REPORTING,
 ]
 BY_FULL = [State.DOWNLOADING_FULL, State.UNPACKING]
+BY_CHAIN = [State.RESOLVING, State.DOWNLOADING_DELTA, State.PATCHING]
 LAUNCHER = str(Path(__file__).with_name("killed_at.py"))
 
 
 @pytest.fixture(scope="module")
-def fleet(keys: Path, v1: Content, v2: Content) -> Iterator[FakeRegistry]:
-    """A registry with two good versions, a delta between them, and a version that breaks on black pictures."""
+def fleet(keys: Path, v1: Content, v2: Content, v3: Content) -> Iterator[FakeRegistry]:
+    """A registry with three good versions, a delta from each to the next, and a version that breaks on black pictures."""
     with serving(keys) as registry:
         registry.publish(v1, 1)
         registry.publish(v2, 2)
+        registry.publish(v3, 3)
         registry.publish_delta("1.0.0", "2.0.0")
-        registry.publish(make_content("3.0.0", brittle=True), 3)
+        registry.publish_delta("2.0.0", "2.1.0")
+        registry.publish(make_content("3.0.0", brittle=True), 4)
         yield registry
 
 
-def delta_path(fleet: FakeRegistry) -> str:
-    return next(
-        f"deltas/{FAMILY}/{one.content.sha256[:16]}-{two.content.sha256[:16]}.dfd"
-        for one, two in [(fleet.published["1.0.0"], fleet.published["2.0.0"])]
-    )
+def hop(fleet: FakeRegistry, base: str, new: str) -> Hop:
+    one, two = (fleet.published[version].content.sha256 for version in (base, new))
+    return Hop(f"deltas/{FAMILY}/{one[:16]}-{two[:16]}.dfd", fleet.published[new].target.path)
+
+
+def chain(fleet: FakeRegistry) -> list[Hop]:
+    return [hop(fleet, "1.0.0", "2.0.0"), hop(fleet, "2.0.0", "2.1.0")]
 
 
 def killed(vehicle: Vehicle, state: State, moment: Moment, *, black: bool = False) -> None:
@@ -75,7 +80,7 @@ def test_killed_there_a_model_answers_and_the_update_completes(
 ) -> None:
     vehicle = Vehicle(tmp_path / "car", fleet, f"car-{state}-{moment}").enrol().install(v1, 1)
     deployment = vehicle.vehicle_id
-    fleet.assign(vehicle.vehicle_id, "2.0.0", deployment, delta=None if state in BY_FULL else delta_path(fleet))
+    fleet.assign(vehicle.vehicle_id, "2.0.0", deployment, hops=[] if state in BY_FULL else chain(fleet)[:1])
     killed(vehicle, state, moment)
     with vehicle.daemon() as daemon:
         eventually(lambda: daemon.version() is not None, "an answer after the restart")
@@ -86,6 +91,26 @@ def test_killed_there_a_model_answers_and_the_update_completes(
     assert vehicle.running is not None
     assert vehicle.running.mark == "good"
     assert fleet.replays == 0
+
+
+@pytest.mark.parametrize("moment", list(Moment))
+@pytest.mark.parametrize("state", BY_CHAIN)
+def test_killed_on_a_chain_of_deltas_the_update_completes_without_a_byte_twice(
+    fleet: FakeRegistry, tmp_path: Path, v1: Content, state: State, moment: Moment
+) -> None:
+    vehicle = Vehicle(tmp_path / "car", fleet, f"chain-{state}-{moment}").enrol().install(v1, 1)
+    deployment = vehicle.vehicle_id
+    fleet.assign(vehicle.vehicle_id, "2.1.0", deployment, hops=chain(fleet))
+    killed(vehicle, state, moment)
+    vehicle.check()
+    assert vehicle.running is not None
+    assert (vehicle.running.version, vehicle.running.mark) == ("2.1.0", "good")
+    report = fleet.last_report(deployment)
+    assert report is not None
+    assert report.state is DeploymentState.SUCCEEDED
+    assert report.received.full == 0
+    if (state, moment) != (State.DOWNLOADING_DELTA, Moment.LEAVING):  # what it had fetched was not in the journal yet
+        assert report.received.delta == sum(len(fleet.artifact(one.delta_path)) for one in chain(fleet))
 
 
 @pytest.mark.parametrize("moment", list(Moment))
@@ -107,23 +132,23 @@ def test_killed_while_going_back_the_old_model_answers_and_the_failure_is_report
     assert (vehicle.running.version, vehicle.slots.index.counter_floor) == ("1.0.0", 1)
 
 
-# An update makes about sixty such writes; these are spread over all of it. The last one lies behind its end.
+# Such an update makes about sixty of these writes; the numbers are spread over all of it. The last one lies behind its end.
 @pytest.mark.parametrize("number", [3, 11, 19, 27, 35, 43, 51, 59, 999])
 def test_a_power_cut_between_two_writes_leaves_a_model_and_the_update_completes(
-    fleet: FakeRegistry, tmp_path: Path, v1: Content, v2: Content, number: int
+    fleet: FakeRegistry, tmp_path: Path, v1: Content, v3: Content, number: int
 ) -> None:
     vehicle = Vehicle(tmp_path / "car", fleet, f"write-{number}").enrol().install(v1, 1)
-    fleet.assign(vehicle.vehicle_id, "2.0.0", vehicle.vehicle_id, delta=delta_path(fleet))
+    fleet.assign(vehicle.vehicle_id, "2.1.0", vehicle.vehicle_id, hops=chain(fleet))
     command = [sys.executable, LAUNCHER, "check", "--state", str(vehicle.state)]
     environment = {**os.environ, "KILL_AT": f"write:{number}"}
     status = subprocess.run(command, env=environment, capture_output=True, timeout=60, check=False).returncode
     assert status == (0 if number == 999 else -signal.SIGKILL)
     active = vehicle.slots.index.active
     assert active is not None
-    assert vehicle.slots.load(active).sha256 in (v1.sha256, v2.sha256)
+    assert vehicle.slots.load(active).sha256 in (v1.sha256, v3.sha256)
     vehicle.check()
     assert vehicle.running is not None
-    assert (vehicle.running.version, vehicle.running.mark) == ("2.0.0", "good")
+    assert (vehicle.running.version, vehicle.running.mark) == ("2.1.0", "good")
     assert ended(fleet, vehicle.vehicle_id) is DeploymentState.SUCCEEDED
     assert fleet.replays == 0
 

@@ -55,7 +55,7 @@ def test_updates_pass_under_load_and_nothing_is_dropped(registry: FakeRegistry, 
         for client in clients:
             client.start()
         for number, (version, delta) in enumerate(zip(("2.0.0", "3.0.0"), deltas, strict=True)):
-            registry.assign("car-1", version, f"d{number}", delta=delta)
+            registry.assign("car-1", version, f"d{number}", hops=[delta])
             eventually(lambda n=number: succeeded(registry, f"d{n}"), version, 40)  # type: ignore[misc]
         over.set()
         for client in clients:

@@ -6,12 +6,14 @@ import resource
 import subprocess
 import sys
 import threading
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from client_agent import rebuild as rebuilding
-from client_agent.rebuild import Job, rebuild
+from client_agent.rebuild import Coded, Job, rebuild
 from client_agent.stop import Stopped, StopSignal
 from model_registry.contract.content import Content
 from model_registry.contract.errors import ArtifactRefused, ContentMismatch, LimitExceeded, WrongBase
@@ -25,7 +27,18 @@ def job(directory: Path, artifact: bytes, content: Content, base: Content | None
     if base is not None:
         (directory / "base").write_bytes(base.data)
     path = directory / "base" if base is not None else None
-    return Job(path, directory / "artifact", directory / "out", content.sha256, content_bytes or len(content.data))
+    coded = Coded(directory / "artifact", content.sha256, content_bytes or len(content.data))
+    return Job(path, (coded,), directory / "out")
+
+
+def chain(directory: Path, contents: list[Content], *, signed: list[Content] | None = None) -> Job:
+    """Deltas from each content to the next; ``signed``: what metadata says they lead to, if that is something else."""
+    (directory / "base").write_bytes(contents[0].data)
+    coded = []
+    for number, ((one, two), said) in enumerate(zip(pairwise(contents), signed or contents[1:], strict=True)):
+        (directory / f"{number}.dfd").write_bytes(make_delta(one, two).data)
+        coded.append(Coded(directory / f"{number}.dfd", said.sha256, len(said.data)))
+    return Job(directory / "base", tuple(coded), directory / "out")
 
 
 def run(task: Job, *, deadline_s: float = 60.0) -> None:
@@ -42,6 +55,31 @@ def test_a_delta_becomes_the_content(tmp_path: Path, v1: Content, v2: Content) -
     task = job(tmp_path, make_delta(v1, v2).data, v2, v1)
     run(task)
     assert task.out.read_bytes() == v2.data
+
+
+def test_a_chain_of_deltas_becomes_the_last_content_and_leaves_no_other(
+    tmp_path: Path, v1: Content, v2: Content, v3: Content
+) -> None:
+    task = chain(tmp_path, [v1, v2, v3, v1, v2, v3])
+    run(task)
+    assert task.out.read_bytes() == v3.data
+    assert {path.name for path in tmp_path.iterdir()} == {"base", "out", *(f"{n}.dfd" for n in range(5))}
+
+
+def test_a_content_on_the_way_that_is_not_the_signed_one_is_refused_at_once(
+    tmp_path: Path, v1: Content, v2: Content, v3: Content
+) -> None:
+    stranger = make_content("2.0.0", seed=9)
+    task = chain(tmp_path, [v1, stranger, v3], signed=[v2, v3])
+    with pytest.raises((ContentMismatch, LimitExceeded)):
+        run(task)
+    assert not task.out.exists()
+
+
+def test_deltas_in_the_wrong_order_are_refused(tmp_path: Path, v1: Content, v2: Content, v3: Content) -> None:
+    task = chain(tmp_path, [v1, v2, v3])
+    with pytest.raises(WrongBase):
+        run(replace(task, artifacts=task.artifacts[::-1]))
 
 
 def test_a_delta_on_another_base_is_named(tmp_path: Path, v1: Content, v2: Content) -> None:
@@ -86,7 +124,7 @@ def test_memory_beyond_the_allowance_is_a_refusal(tmp_path: Path, v1: Content) -
     """The limit is put around a decoder that asks for too much, in a process of its own."""
     program = (
         "import sys; from client_agent import rebuild\n"
-        "rebuild.decode = lambda job: bytearray(4 * rebuild.allowance_bytes(job.content_bytes))\n"
+        "rebuild.decode = lambda job: bytearray(4 * rebuild.allowance_bytes(job.largest_bytes))\n"
         "sys.exit(rebuild.main(sys.argv[1:]))"
     )
     task = job(tmp_path, encode_full(v1), v1)

@@ -14,7 +14,7 @@ from client_agent.slots import Mark, Record, SlotName, Slots
 from client_agent.states import State
 from model_registry.contract.content import Content
 from model_registry.contract.errors import ContentMismatch, NotEnrolled
-from model_registry.contract.messages import Assignment, BytesReceived, Instruction
+from model_registry.contract.messages import Assignment, BytesReceived, Hop, Instruction
 
 
 def record(content: Content, counter: int = 1) -> Record:
@@ -151,9 +151,9 @@ def test_a_symbolic_link_planted_as_the_temporary_file_is_not_followed(tmp_path:
 
 PROGRESS = Progress(
     state=State.DOWNLOADING_DELTA,
-    instruction=Instruction(30.0, Assignment("d", "models/s/1.0.0.dfm", "a" * 64, None)),
+    instruction=Instruction(30.0, Assignment("d", "models/s/1.0.0.dfm", "a" * 64)),
     etag='"e"',
-    assignment=Assignment("d", "models/s/1.0.0.dfm", "a" * 64, "deltas/s/x.dfd"),
+    assignment=Assignment("d", "models/s/1.0.0.dfm", "a" * 64, (Hop("deltas/s/x.dfd", "models/s/1.0.0.dfm"),)),
     received=BytesReceived(1, 2, 3),
     failure=Failure("unreachable", "silence"),
     attempts=2,

@@ -28,7 +28,7 @@ def updating(registry: FakeRegistry, vehicle: Vehicle, v1: Content, v2: Content)
     registry.publish(v1, 1)
     registry.publish(v2, 2)
     delta = registry.publish_delta("1.0.0", "2.0.0")
-    registry.assign("car-1", "2.0.0", "d2", delta=delta)
+    registry.assign("car-1", "2.0.0", "d2", hops=[delta])
     return vehicle.install(v1, 1)
 
 
@@ -113,7 +113,7 @@ def test_a_hostile_delta_costs_the_full_artifact_and_nothing_else(
     registry.publish(v1, 1)
     full = registry.publish(v2, 2)
     delta = registry.publish_delta("1.0.0", "2.0.0", artifact=HOSTILE_DELTAS[name])
-    registry.assign("car-1", "2.0.0", "d2", delta=delta)
+    registry.assign("car-1", "2.0.0", "d2", hops=[delta])
     vehicle.install(v1, 1).check()
     assert runs(vehicle) == ("2.0.0", Mark.GOOD)
     report = ended(registry)
@@ -127,7 +127,7 @@ def test_a_true_delta_on_another_base_costs_the_full_artifact(
     registry.publish(v1, 1)
     registry.publish(v2, 2)
     delta = registry.publish_delta("1.0.0", "2.0.0")
-    registry.assign("car-1", "2.0.0", "d2", delta=delta)
+    registry.assign("car-1", "2.0.0", "d2", hops=[delta])
     vehicle.install(make_content("1.5.0", seed=9), 1).check()
     assert runs(vehicle) == ("2.0.0", Mark.GOOD)
     assert not registry.fetched(".dfd"), "its name already says that it is for another base"

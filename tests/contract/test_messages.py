@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from model_registry.contract.canonical import canonical_json
 from model_registry.contract.errors import MessageRefused, Untrusted
 from model_registry.contract.messages import (
+    MAX_HOPS,
     MAX_MESSAGE_BYTES,
     Assignment,
     BytesReceived,
@@ -19,6 +20,7 @@ from model_registry.contract.messages import (
     DeploymentState,
     Enrolment,
     Envelope,
+    Hop,
     Installed,
     Instruction,
     VehicleReport,
@@ -84,11 +86,30 @@ def test_only_final_states_end_a_deployment() -> None:
 
 
 @pytest.mark.parametrize(
-    "assignment", [None, Assignment("d1", FULL.path, DIGEST, DELTA.path), Assignment("d", "p", DIGEST, None)]
+    "assignment", [None, Assignment("d1", FULL.path, DIGEST, (Hop(DELTA.path, FULL.path),) * 2), Assignment("d", "p", DIGEST)]
 )
 def test_an_instruction_survives_the_wire(assignment: Assignment | None) -> None:
     instruction = Instruction(30.0, assignment)
     assert Instruction.from_bytes(instruction.to_bytes()) == instruction
+
+
+@pytest.mark.parametrize(
+    "hops",
+    [
+        None,
+        {},
+        [{}],
+        [{"delta_path": "d"}],
+        [{"delta_path": "d", "target_path": 7}],
+        [{"delta_path": "d", "target_path": "t", "base": "b"}],
+        [{"delta_path": "d" * 257, "target_path": "t"}],
+        [{"delta_path": "d", "target_path": "t"}] * (MAX_HOPS + 1),
+    ],
+)
+def test_ways_that_no_registry_offers_are_refused(hops: Any) -> None:
+    assignment = {"deployment_id": "d", "target_path": "t", "content_sha256": DIGEST, "hops": hops}
+    with pytest.raises(MessageRefused):
+        Instruction.from_bytes(canonical_json({"poll_interval_s": 1, "assignment": assignment}))
 
 
 @pytest.mark.parametrize("interval", [0, -1, 10**9])

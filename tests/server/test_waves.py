@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from sqlalchemy import select
 
-from model_registry.contract.messages import Assignment, BytesReceived, DeploymentState, Installed, VehicleReport
+from model_registry.contract.messages import Assignment, BytesReceived, DeploymentState, Hop, Installed, VehicleReport
 from server.bootstrap import utc_now
 from server.database import Database
 from server.errors import Conflict, NotFound, WrongState
@@ -96,7 +96,7 @@ def test_waves_open_one_after_the_other_until_all_have_it(database: Database) ->
         fleet_.tick()
         offers = fleet_.offers()
         sizes.append(len(offers))
-        assert all(o.target_path == "models/signs/2.0.0.dfm" and o.delta_path is None for o in offers.values())
+        assert all(o.target_path == "models/signs/2.0.0.dfm" and o.hops == () for o in offers.values())
         fleet_.succeed(offers)
     assert sizes == [2, 2, 4, 0]
     assert fleet_.is_in(RolloutState.FINISHED)
@@ -262,9 +262,9 @@ def test_a_wave_waits_for_the_deltas_in_the_making(database: Database) -> None:
         made = MadeDelta("model", digest("delta"), 77, 20_000, 1000, 9000)
         deltas.finish(session, delta, made, published=True)
     fleet_.tick()
-    paths = {offer.delta_path for offer in fleet_.offers().values()}
+    ways = {offer.hops for offer in fleet_.offers().values()}
     old, new = digest("content signs 1.0.0"), digest("content signs 2.0.0")
-    assert paths == {f"deltas/signs/{old[:16]}-{new[:16]}.dfd"}
+    assert ways == {(Hop(f"deltas/signs/{old[:16]}-{new[:16]}.dfd", "models/signs/2.0.0.dfm"),)}
 
 
 def test_a_delta_that_failed_holds_nobody_up(database: Database) -> None:
@@ -273,7 +273,7 @@ def test_a_delta_that_failed_holds_nobody_up(database: Database) -> None:
     with database.writing() as session:
         deltas.fail(session.scalars(select(Delta)).one())
     fleet_.tick()
-    assert {offer.delta_path for offer in fleet_.offers().values()} == {None}
+    assert {offer.hops for offer in fleet_.offers().values()} == {()}
 
 
 def test_unknown_versions_and_rollouts_are_not_found(database: Database) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from client_agent.journal import write_durably
 from model_registry.contract.errors import Untrusted
-from tests.trust.world import NOON, V1, V2, VEHICLE, FakeTransport, Killed, Registry, Vehicle, delta
+from tests.trust.world import NOON, V1, V2, VEHICLE, FakeTransport, Killed, Registry, Vehicle, delta, via
 
 
 def emptied(path: Path) -> None:
@@ -136,7 +136,7 @@ def test_the_deltas_role_is_cached_too(registry: Registry, vehicle: Vehicle, tra
         repositories = vehicle.boot()
         repositories.resolve(counter_floor=1)
         before = len(transport.requests)
-        repositories.delta(path, base_sha256=V1.target.content_sha256, content_sha256=V2.target.content_sha256)
+        repositories.chain(via(path, V2), base_sha256=V1.target.content_sha256)
         assert len(transport.requests) - before == expected
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 
+from model_registry.contract.messages import Hop
 from tests.trust.world import V1, V2, V3, FakeTransport, Registry, Vehicle, artifact, delta
 
 
@@ -28,7 +29,7 @@ def cost(vehicle: Vehicle, transport: FakeTransport) -> Measure:
         repositories = vehicle.boot()
         target = repositories.resolve(counter_floor=0)
         if path and base and target:
-            repositories.delta(path, base_sha256=base, content_sha256=target.full.content_sha256)
+            repositories.chain([Hop(path, target.path)], base_sha256=base)
         return Cost(len(transport.requests) - requests, transport.received - received)
 
     return measure

@@ -7,8 +7,23 @@ from typing import Any
 import pytest
 
 from model_registry.contract.errors import RollbackRefused, Untrusted, WrongHardware
+from model_registry.contract.messages import Hop
 from model_registry.trust.keys import Role
-from tests.trust.world import FAMILY, V1, V2, V3, VEHICLE, Attacker, FakeTransport, Registry, Vehicle, artifact, delta, digest
+from tests.trust.world import (
+    FAMILY,
+    V1,
+    V2,
+    V3,
+    VEHICLE,
+    Attacker,
+    FakeTransport,
+    Registry,
+    Vehicle,
+    artifact,
+    delta,
+    digest,
+    via,
+)
 
 EVIL = artifact("6.6.6", 666)
 IMAGE_ROLES = {
@@ -61,7 +76,7 @@ def test_a_forged_delta_role_is_refused_and_the_full_target_stays_good(registry:
     repositories = vehicle.boot()
     assert repositories.resolve(counter_floor=0) is not None
     with pytest.raises(Untrusted):
-        repositories.delta(path, base_sha256=V1.target.content_sha256, content_sha256=V2.target.content_sha256)
+        repositories.chain(via(path, V2), base_sha256=V1.target.content_sha256)
 
 
 @pytest.mark.parametrize("repository", ["image", "director"])
@@ -196,7 +211,7 @@ def test_the_delta_key_alone_leads_to_nothing_but_the_release(
     repositories = vehicle.boot()
     repositories.resolve(counter_floor=1)
     with pytest.raises(Untrusted):
-        repositories.delta(path, base_sha256=V1.target.content_sha256, content_sha256=V2.target.content_sha256)
+        repositories.chain(via(path, V2), base_sha256=V1.target.content_sha256)
 
 
 def test_a_delta_larger_than_what_it_saves_is_refused(registry: Registry, vehicle: Vehicle) -> None:
@@ -204,7 +219,7 @@ def test_a_delta_larger_than_what_it_saves_is_refused(registry: Registry, vehicl
     repositories = vehicle.boot()
     repositories.resolve(counter_floor=1)
     with pytest.raises(Untrusted, match="larger"):
-        repositories.delta(path, base_sha256=V1.target.content_sha256, content_sha256=V2.target.content_sha256)
+        repositories.chain(via(path, V2), base_sha256=V1.target.content_sha256)
 
 
 def test_a_delta_on_another_base_is_refused_before_anything_is_fetched(
@@ -217,10 +232,64 @@ def test_a_delta_on_another_base_is_refused_before_anything_is_fetched(
     repositories.resolve(counter_floor=1)
     before = len(transport.requests)
     with pytest.raises(Untrusted, match="not the name of a delta from the installed model"):
-        repositories.delta(path, base_sha256=V1.target.content_sha256, content_sha256=V3.target.content_sha256)
+        repositories.chain(via(path, V3), base_sha256=V1.target.content_sha256)
     with pytest.raises(Untrusted, match="another content"):
-        repositories.delta(path, base_sha256=V2.target.content_sha256, content_sha256=V2.target.content_sha256)
+        repositories.chain(via(path, V2), base_sha256=V2.target.content_sha256)
     assert len(transport.requests) == before
+
+
+def test_a_chain_leads_over_nothing_that_the_release_key_did_not_sign(registry: Registry, vehicle: Vehicle) -> None:
+    """With every online key: a delta to a content of the thief's own, and one from there to the release."""
+    registry.publish(V3)
+    registry.assign(V3)
+    hops = (
+        Hop(registry.publish_delta(delta(V1, EVIL)), EVIL.target.path),
+        Hop(registry.publish_delta(delta(EVIL, V3)), V3.target.path),
+    )
+    repositories = vehicle.boot()
+    repositories.resolve(counter_floor=1)
+    with pytest.raises(Untrusted):
+        repositories.chain(hops, base_sha256=V1.target.content_sha256)
+    thief = Attacker(registry, *ONLINE_IMAGE_KEYS)
+    thief.edit_image(f"deltas-{FAMILY}", Role.DELTA, lambda document: document["targets"].update(entry(EVIL)))
+    repositories = vehicle.boot()
+    repositories.resolve(counter_floor=1)
+    with pytest.raises(Untrusted):
+        repositories.chain(hops, base_sha256=V1.target.content_sha256)
+
+
+def test_a_chain_must_hold_together(registry: Registry, vehicle: Vehicle) -> None:
+    lanes = artifact("1.0.0", 5, family="lanes")
+    registry.publish(V3, lanes)
+    registry.assign(V3)
+    first, second = (registry.publish_delta(delta(*ends)) for ends in ((V1, V2), (V2, V3)))
+    aside = registry.publish_delta(delta(V1, lanes))
+    repositories = vehicle.boot()
+    repositories.resolve(counter_floor=1)
+    one, two = V2.target.path, V3.target.path
+    broken = {
+        "in the wrong order": [Hop(second, two), Hop(first, one)],
+        "one is missing": [Hop(second, two)],
+        "ends on the way": [Hop(first, one)],
+        "another content on the way": [Hop(first, V1.target.path), Hop(second, two)],
+        "an unknown content on the way": [Hop(first, "models/signs/9.9.9.dfm"), Hop(second, two)],
+        "a delta as a content": [Hop(first, first), Hop(second, two)],
+        "over another family": [Hop(aside, lanes.target.path), Hop(second, two)],
+        "nothing": [],
+    }
+    for name, hops in broken.items():
+        with pytest.raises(Untrusted):
+            pytest.fail(f"{name}: {repositories.chain(hops, base_sha256=V1.target.content_sha256)}")
+
+
+def test_a_chain_that_costs_more_than_the_full_artifact_is_refused(registry: Registry, vehicle: Vehicle) -> None:
+    registry.publish(V3)
+    registry.assign(V3)
+    hops = [Hop(registry.publish_delta(delta(one, two), length=200_001), two.target.path) for one, two in ((V1, V2), (V2, V3))]
+    repositories = vehicle.boot()
+    repositories.resolve(counter_floor=1)
+    with pytest.raises(Untrusted, match="400002 bytes"):
+        repositories.chain(hops, base_sha256=V1.target.content_sha256)
 
 
 def test_another_vehicles_genuine_metadata_is_refused_and_locks_nobody_out(registry: Registry, vehicle: Vehicle) -> None:
@@ -274,7 +343,7 @@ def test_a_delta_name_is_only_ever_the_one_that_the_contents_make(registry: Regi
     repositories = vehicle.boot()
     repositories.resolve(counter_floor=1)
     with pytest.raises(Untrusted, match="not the name"):
-        repositories.delta(path, base_sha256=V1.target.content_sha256, content_sha256=V2.target.content_sha256)
+        repositories.chain(via(path, V2), base_sha256=V1.target.content_sha256)
 
 
 def test_a_digest_that_is_no_digest_never_reaches_a_url(registry: Registry, vehicle: Vehicle) -> None:

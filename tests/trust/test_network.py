@@ -18,7 +18,7 @@ from client_agent.transport import HttpStatus, HttpTransport, TlsSettings
 from model_registry.contract.errors import Refusal, Unreachable, Untrusted
 from model_registry.trust.keys import Role
 from tests.agent.web import Answer, Request, http_server, raw_server
-from tests.trust.world import V1, V2, Attacker, FakeTransport, Fault, Registry, Vehicle, delta
+from tests.trust.world import V1, V2, Attacker, FakeTransport, Fault, Registry, Vehicle, delta, via
 
 QUICK = PaceLimits(connect_s=1, gap_s=0.4, total_s=1.5, window_s=0.4, min_bytes_per_s=1000)
 # A first resolution: root, timestamp, snapshot and targets of both repositories, and the family's role.
@@ -106,10 +106,10 @@ def test_a_fault_while_the_delta_is_looked_up_leaves_the_full_target(
     repositories = vehicle.boot()
     repositories.resolve(counter_floor=1)
     transport.faults = {len(transport.requests): status(503)}
-    wanted: dict[str, Any] = {"base_sha256": V1.target.content_sha256, "content_sha256": V2.target.content_sha256}
+    hops, base = via(path, V2), V1.target.content_sha256
     with pytest.raises(Unreachable):
-        repositories.delta(path, **wanted)
-    assert repositories.delta(path, **wanted).path == path
+        repositories.chain(hops, base_sha256=base)
+    assert [found.path for found in repositories.chain(hops, base_sha256=base)] == [path]
 
 
 def test_a_signed_length_lifts_no_cap(registry: Registry, vehicle: Vehicle, transport: FakeTransport) -> None:

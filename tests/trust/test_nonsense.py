@@ -13,7 +13,7 @@ import pytest
 
 from model_registry.contract.errors import Refusal, Untrusted
 from model_registry.trust.keys import Role
-from tests.trust.world import FAMILY, V1, V2, Attacker, FakeTransport, Registry, Vehicle, delta
+from tests.trust.world import FAMILY, V1, V2, Attacker, FakeTransport, Registry, Vehicle, delta, via
 
 ROUNDS = 60
 DIRECTOR = {"timestamp": Role.DIRECTOR_TIMESTAMP, "snapshot": Role.DIRECTOR_SNAPSHOT, "targets": Role.DIRECTOR_TARGETS}
@@ -109,7 +109,7 @@ def test_nonsense_under_a_good_signature_is_refused_or_without_effect(
             target = repositories.resolve(counter_floor=1)
             assert target is None or (target.full, target.sha256, target.length) == V2.offer
             if target:
-                found = repositories.delta(path, base_sha256=V1.target.content_sha256, content_sha256=V2.target.content_sha256)
+                (found,) = repositories.chain(via(path, V2), base_sha256=V1.target.content_sha256)
                 assert found.delta == delta(V1, V2)
 
 

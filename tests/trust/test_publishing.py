@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from tuf.api.metadata import Metadata
 
+from client_agent.trust import DeltaUnknown
 from model_registry.contract.errors import Untrusted
 from model_registry.contract.targets import DeltaTarget, FullTarget
 from model_registry.trust.image_repository import ImageRepository, TargetRefused
@@ -28,6 +29,7 @@ from tests.trust.world import (
     artifact,
     delta,
     digest,
+    via,
 )
 
 
@@ -48,8 +50,7 @@ def test_doing_it_again_writes_nothing(registry: Registry) -> None:
     registry.image.initialize()
     registry.publish(V1)
     registry.publish_delta(delta(artifact("0.9.0", 1), V1))
-    registry.image.retire_delta("deltas/signs/0000-1111.dfd")
-    registry.image.retire_delta("deltas/unheard-of/0000-1111.dfd")
+    registry.image.retire_deltas(["deltas/signs/0000-1111.dfd", "deltas/unheard-of/0000-1111.dfd"])
     registry.image.add_deltas([])
     assert registry.image.refresh().signed == ()
     assert registry.store.files == before
@@ -90,21 +91,21 @@ def test_an_artifact_without_digest_or_bytes_is_not_signed(registry: Registry, s
 @pytest.mark.parametrize("path", ["models/signs/1.0.0.dfm", "deltas/../x.dfd", "deltas/signs/a/b.dfd", ""])
 def test_only_a_delta_is_retired(registry: Registry, path: str) -> None:
     with pytest.raises(TargetRefused):
-        registry.image.retire_delta(path)
+        registry.image.retire_deltas([path])
 
 
 def test_a_retired_delta_is_gone_for_vehicles(registry: Registry, vehicle: Vehicle) -> None:
     base = artifact("0.9.0", 1)
     path = delta(base, V1).path
-    wanted = {"base_sha256": base.target.content_sha256, "content_sha256": V1.target.content_sha256}
+    hops = via(path, V1)
     repositories = vehicle.boot()
     repositories.resolve(counter_floor=0)
-    assert repositories.delta(path, **wanted).path == path
-    registry.image.retire_delta(path)
+    assert repositories.chain(hops, base_sha256=base.target.content_sha256)[0].path == path
+    registry.image.retire_deltas([path])
     repositories = vehicle.boot()
     repositories.resolve(counter_floor=0)
-    with pytest.raises(Untrusted, match="does not know"):
-        repositories.delta(path, **wanted)
+    with pytest.raises(DeltaUnknown):
+        repositories.chain(hops, base_sha256=base.target.content_sha256)
 
 
 def test_many_deltas_are_one_edition(registry: Registry) -> None:

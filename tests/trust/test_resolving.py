@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from model_registry.contract.errors import RollbackRefused, Untrusted, WrongHardware
-from tests.trust.world import BASE_URL, V1, V2, V3, FakeTransport, Registry, Vehicle, artifact, delta
+from tests.trust.world import BASE_URL, V1, V2, V3, FakeTransport, Registry, Vehicle, artifact, delta, via
 
 
 def test_a_vehicle_learns_what_to_run_and_where_to_fetch_it(registry: Registry, vehicle: Vehicle) -> None:
@@ -72,7 +72,7 @@ def test_a_delta_is_found_after_its_target(registry: Registry, vehicle: Vehicle,
     repositories.resolve(counter_floor=1)
     before = len(transport.requests)
 
-    found = repositories.delta(path, base_sha256=V1.target.content_sha256, content_sha256=V2.target.content_sha256)
+    (found,) = repositories.chain(via(path, V2), base_sha256=V1.target.content_sha256)
 
     assert found.delta == delta(V1, V2)
     assert found.length == 9_000
@@ -80,11 +80,37 @@ def test_a_delta_is_found_after_its_target(registry: Registry, vehicle: Vehicle,
     assert len(transport.requests) == before + 1, "one role, in the edition that the target came from"
 
 
+def test_a_chain_is_found_in_its_order_and_costs_no_more_requests(
+    registry: Registry, vehicle: Vehicle, transport: FakeTransport
+) -> None:
+    registry.publish(V1, V2, V3)
+    hops = (*via(registry.publish_delta(delta(V1, V2)), V2), *via(registry.publish_delta(delta(V2, V3)), V3))
+    registry.assign(V3)
+    repositories = vehicle.boot()
+    repositories.resolve(counter_floor=1)
+    before = len(transport.requests)
+
+    found = repositories.chain(hops, base_sha256=V1.target.content_sha256)
+
+    assert [file.delta for file in found] == [delta(V1, V2), delta(V2, V3)]
+    assert len(transport.requests) == before + 1
+
+
+def test_a_chain_may_lead_over_what_is_older_than_the_installed_model(registry: Registry, vehicle: Vehicle) -> None:
+    """It is held in memory and never answers; only the target's counter counts."""
+    registry.publish(V1, V2, V3)
+    hops = (*via(registry.publish_delta(delta(V2, V1)), V1), *via(registry.publish_delta(delta(V1, V3)), V3))
+    registry.assign(V3)
+    repositories = vehicle.boot()
+    repositories.resolve(counter_floor=2)
+    assert len(repositories.chain(hops, base_sha256=V2.target.content_sha256)) == 2
+
+
 def test_a_delta_means_nothing_before_its_target(registry: Registry, vehicle: Vehicle) -> None:
     registry.publish(V1, V2)
     path = registry.publish_delta(delta(V1, V2))
     with pytest.raises(RuntimeError, match="resolve"):
-        vehicle.boot().delta(path, base_sha256=V1.target.content_sha256, content_sha256=V2.target.content_sha256)
+        vehicle.boot().chain(via(path, V2), base_sha256=V1.target.content_sha256)
 
 
 def test_two_families_do_not_pay_for_each_other(registry: Registry, vehicle: Vehicle, transport: FakeTransport) -> None:

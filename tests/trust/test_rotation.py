@@ -11,7 +11,7 @@ import pytest
 from model_registry.contract.errors import MetadataExpired, RollbackRefused, Untrusted
 from model_registry.trust.image_repository import ImageRepository
 from model_registry.trust.keys import Keyring, KeyringRefused, Role, init_keys
-from tests.trust.world import V1, V2, VEHICLE, Attacker, FakeTransport, Registry, Vehicle, delta
+from tests.trust.world import V1, V2, VEHICLE, Attacker, FakeTransport, Registry, Vehicle, delta, via
 
 
 @pytest.fixture(autouse=True)
@@ -100,7 +100,7 @@ def test_release_keys_are_replaced_too(registry: Registry, vehicle: Vehicle, rot
     registry.assign(V2)
     repositories = vehicle.boot()
     assert repositories.resolve(counter_floor=1) is not None
-    repositories.delta(path, base_sha256=V1.target.content_sha256, content_sha256=V2.target.content_sha256)
+    repositories.chain(via(path, V2), base_sha256=V1.target.content_sha256)
 
 
 def test_a_root_key_is_replaced_in_two_steps(registry: Registry, vehicle: Vehicle, rotate: Any) -> None:

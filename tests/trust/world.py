@@ -17,6 +17,7 @@ from securesystemslib.signer import CryptoSigner, Signer, SSlibKey
 from client_agent.repositories import TrustedRepositories
 from client_agent.transport import HttpStatus, Response, Transport
 from model_registry.contract.errors import LimitExceeded
+from model_registry.contract.messages import Hop
 from model_registry.contract.targets import DeltaTarget, FullTarget
 from model_registry.trust.director import Director
 from model_registry.trust.image_repository import ImageRepository
@@ -87,6 +88,11 @@ def artifact(version: str, counter: int, *, family: str = FAMILY, hardware: str 
 def delta(base: Artifact, new: Artifact, **changes: Any) -> DeltaTarget:
     target = DeltaTarget(new.target.family, base.target.content_sha256, new.target.content_sha256, new.target.content_bytes)
     return replace(target, **changes)
+
+
+def via(path: str, item: Artifact) -> tuple[Hop, ...]:
+    """One delta as a check-in offers it."""
+    return (Hop(path, item.target.path),)
 
 
 def digest(text: str) -> str:
