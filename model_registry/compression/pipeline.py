@@ -84,6 +84,8 @@ class SourceNetwork:
 
 def read_network(path: Path, recipe: Recipe) -> SourceNetwork:
     """Steps 1 and 2. Raises ArtifactRefused, ManifestRefused or ModelUnusable."""
+    if _is_full_artifact(path):
+        raise UnsupportedArtifact(f"{path.name} is compressed already", remedy="export it to .safetensors first")
     checkpoint = read_checkpoint(path, preprocessing=recipe.preprocessing)
     known = _architecture(checkpoint, recipe.architecture)
     preprocessing = checkpoint.description.preprocessing

@@ -130,7 +130,11 @@ def finer_and_finer(name: str, values: Floats, base: EncodedTensor, own: Encoded
     nearest = on_base(name, values, base)
     if own.encoding is Encoding.CODEBOOK:
         # Shared values that moved change the codebook; weights that moved change indices.
-        yield from sorted((nearest, in_base_order(own, base)), key=lambda tensor: _changes(tensor, base))
+        candidates = [in_base_order(own, base)]
+        # A pruned weight stays zero, also where the base's codebook has none.
+        if not nearest.dequantize()[values == 0].any():
+            candidates.append(nearest)
+        yield from sorted(candidates, key=lambda tensor: _changes(tensor, base))
     else:
         yield nearest
         yield from _halved(name, values, base, own)

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from model_registry.cli import app, run
 from model_registry.compression.finetuning import Finetuned, Finetuning, finetune
 from model_registry.compression.pipeline import SourceNetwork, read_network
 from model_registry.compression.recipe import Recipe
@@ -115,6 +116,15 @@ def test_a_pruned_network_keeps_its_zeros_and_its_shared_values_are_trained(
     assert newer.content.manifest.lineage.recipe["lost"] <= 0.05
 
 
+def test_what_is_pruned_stays_zero_also_against_a_base_without_zeros(
+    network: SourceNetwork, made: Finetuned, pictures: Path, tmp_path: Path
+) -> None:
+    dense = trained(network, pictures, tmp_path / "dense", replace(QUICK, density=1.0)).content
+    assert all((value != 0).all() for value in matrices(dense).values())
+    sparse = trained(network, pictures, tmp_path / "sparse", base=dense)
+    assert sparse.density == made.density
+
+
 def test_training_learns(pictures: Path, network: SourceNetwork, tmp_path: Path) -> None:
     losses: list[float] = []
 
@@ -133,34 +143,85 @@ def command(source: Path, pictures: Path, output: Path, *more: str) -> list[str]
     return [*program, "--finetune", str(pictures), *settings, *more]
 
 
-def test_killed_twice_it_goes_on_and_ends_with_the_same_bytes(
+def test_killed_it_goes_on_and_ends_with_the_same_bytes(
     made: Finetuned, pictures: Path, checkpoint: Path, tmp_path: Path
 ) -> None:
     output = tmp_path / "out.dfm"
     kept = tmp_path / "out.dfm.training" / NAME
-    seen = b""
-    for _ in range(2):
-        process = subprocess.Popen(command(checkpoint, pictures, output), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-        try:
-            wait_until(kept, seen, process)
-        finally:
-            os.kill(process.pid, signal.SIGKILL)
-            process.communicate(timeout=DEADLINE_S)
-        assert not output.exists()
-        seen = kept.read_bytes()
-    steps: list[float] = []
+    process = subprocess.Popen(command(checkpoint, pictures, output), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    try:
+        wait_for(kept, process)
+    finally:
+        os.kill(process.pid, signal.SIGKILL)
+        process.communicate(timeout=DEADLINE_S)
+    assert not output.exists()
+    steps: list[str] = []
     network = read_network(checkpoint, Recipe())
-    done = finetune(
-        network, pictures, QUICK, kept.parent, base=None, progress=lambda share, s: steps.append(share) if "loss" in s else None
-    )
-    assert len(steps) < STAGES
+    done = finetune(network, pictures, QUICK, kept.parent, base=None, progress=lambda _, step: steps.append(step))
+    assert 0 < sum("loss" in step for step in steps) < STAGES
     assert done.content.sha256 == made.content.sha256
 
 
-def wait_until(file: Path, seen: bytes, process: subprocess.Popen[bytes]) -> None:
-    """Until the file holds something else than ``seen``."""
+def test_stopped_in_every_epoch_it_ends_with_the_same_bytes(
+    made: Finetuned, network: SourceNetwork, pictures: Path, tmp_path: Path
+) -> None:
+    for _ in range(STAGES - 1):
+        with pytest.raises(Stopped):
+            finetune(network, pictures, QUICK, tmp_path / "kept", base=None, progress=stop_in_the_second_epoch())
+    assert trained(network, pictures, tmp_path / "kept").content.sha256 == made.content.sha256
+
+
+class Stopped(Exception):
+    """As a power cut would."""
+
+
+def stop_in_the_second_epoch() -> Callable[[float, str], None]:
+    heard: list[str] = []
+
+    def progress(_: float, step: str) -> None:
+        heard.extend([step] if "loss" in step else [])
+        if len(heard) == 2:
+            raise Stopped
+
+    return progress
+
+
+def test_the_command_reports_what_it_did(
+    made: Finetuned, pictures: Path, checkpoint: Path, kept: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = kept / "out.dfm"
+    with pytest.raises(SystemExit) as ended:
+        run(app, command(checkpoint, pictures, output, "--checkpoints", str(kept))[3:])
+    assert not ended.value.code
+    report = json.loads(capsys.readouterr().out)
+    assert output.read_bytes() == encode_full(made.content)
+    assert (report["bytes"], report["trained_on"], report["held_out"]) == (output.stat().st_size, 12, 3)
+    assert report["density"] == pytest.approx(0.5, abs=1e-4)
+    assert (report["held_out_top1_before"], report["held_out_top1"]) == (made.top1_before, made.top1_after)
+    assert report["checkpoints"] == str(kept)
+
+
+@pytest.mark.parametrize(
+    "more", [["--lossless"], ["--step", "0.1"], ["--calibrate", "."], ["--max-drop", "1"], ["--bits", "9"], ["--density", "0"]]
+)
+def test_options_that_do_not_go_together_are_wrong_usage(
+    more: list[str], pictures: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        run(app, command(checkpoint, pictures, tmp_path / "out.dfm", *more)[3:])
+    assert ended.value.code == 2
+
+
+@pytest.mark.parametrize("alone", [["--density", "0.5"], ["--bits", "4"], ["--epochs", "1"], ["--seed", "1"]])
+def test_options_of_training_need_pictures(alone: list[str], checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit) as ended:
+        run(app, ["compress", str(checkpoint), "-o", str(tmp_path / "out.dfm"), *alone])
+    assert ended.value.code == 2
+
+
+def wait_for(file: Path, process: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + DEADLINE_S
-    while not file.exists() or file.read_bytes() == seen:
+    while not file.exists():
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.005)
