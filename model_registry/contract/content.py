@@ -24,6 +24,8 @@ from model_registry.contract.manifest import Manifest
 from model_registry.contract.tensors import EncodedTensor, Encoding
 
 MAGIC = b"DFC1"
+# A side of 0 makes a tensor empty and hides how large the others are; beyond this no array could have them.
+MAX_EXTENT = 1 << 40
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,7 +140,10 @@ def read_tensor_head(reader: ByteReader) -> tuple[str, Encoding, tuple[int, ...]
         raise UnsupportedArtifact(f"tensor {name!r} has the unknown encoding {code}", remedy="update this program")
     if rank > 8:
         raise MalformedArtifact(f"tensor {name!r} has more than 8 dimensions")
-    return name, Encoding(code), tuple(reader.number("I") for _ in range(rank))
+    shape = tuple(reader.number("I") for _ in range(rank))
+    if math.prod(side or 1 for side in shape) > MAX_EXTENT:
+        raise MalformedArtifact(f"tensor {name!r} has the impossible shape {shape}")
+    return name, Encoding(code), shape
 
 
 def _read_tensor(reader: ByteReader) -> EncodedTensor:

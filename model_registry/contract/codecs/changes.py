@@ -57,7 +57,9 @@ class ChangeCoder:
         return FIRST_NUMBER + 6 * self.by_weight + 3 * self.replaced + self.activity
 
     def fits(self, view: IntegerView, shape: tuple[int, ...]) -> bool:
-        return (view.alphabet is not None or not self.replaced) and (len(shape) > 1 or self.activity is Activity.NONE)
+        # Activity takes room by the sides: an empty tensor has none to send, however long its sides are.
+        has_activity = len(shape) > 1 and math.prod(shape) > 0
+        return (view.alphabet is not None or not self.replaced) and (has_activity or self.activity is Activity.NONE)
 
 
 CODERS = tuple(

@@ -113,12 +113,20 @@ def _zstd() -> Iterator[Hostile]:
 
 
 def _model() -> Iterator[Hostile]:
-    def case(name: str, tensor_head: bytes, coders: bytes, data_bytes: int, sink: Sink | None = None) -> Hostile:
+    def case(
+        name: str,
+        tensor_head: bytes,
+        coders: bytes,
+        data_bytes: int,
+        sink: Sink | None = None,
+        *,
+        refusal: type[ArtifactRefused] = MalformedArtifact,
+    ) -> Hostile:
         manifest = BASE.manifest.to_bytes()
         head_bytes = head(manifest, b"", [tensor_head], coders)
         payload = (sink or Sink()).pack(head_bytes, dictionary=head_of(BASE))
         size = 16 + len(manifest) + len(tensor_head) + data_bytes
-        return Hostile(f"model: {name}", delta(BASE, Codec.MODEL, payload, size=size), MalformedArtifact)
+        return Hostile(f"model: {name}", delta(BASE, Codec.MODEL, payload, size=size), refusal)
 
     weight = b"conv.weight"
     yield case("values of a tensor that the base lacks", named(b"other", 0, (3,), 0), b"\x03\x10", 12)
@@ -128,6 +136,8 @@ def _model() -> Iterator[Hostile]:
     yield case("changes of a tensor that the base lacks", named(b"other", 0, (3,), 0), b"\x03\x20", 12)
     yield case("changes across ranks", named(weight, 4, (32, 144), 32), b"\x10\x20", 128 + 4608)
     yield case("scale changes of another length", named(weight, 4, (32, 16, 3, 3), 31), b"\x20\x10", 4 * 31 + 4608)
+    rows = named(b"empty", 1, (2**32 - 1, 0), 0)
+    yield case("numbers of changes for 4 billion rows without values", rows, b"\x03\x21", 0, refusal=UnsupportedArtifact)
     steps = named(b"conv.weight", 2, (32, 16, 3, 3), 3)
     yield case("three steps for 32 rows", steps, b"\x03\x26", 12 + 4608)
     yield case("no step at all", named(weight, 2, (32, 16, 3, 3), 0), b"\x03\x26", 4608)

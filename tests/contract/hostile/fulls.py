@@ -80,6 +80,10 @@ def _heads() -> Iterator[Hostile]:
     yield Hostile("nine dimensions", one(named(b"w", 0, (1,) * 9, 0)), MalformedArtifact)
     yield Hostile("a name that is no text", one(named(b"\xff\xfe", 0, (1,), 0)), MalformedArtifact)
     yield Hostile("2^256 values", one(named(b"w", 0, (2**32 - 1,) * 8, 0)), MalformedArtifact)
+    # numpy has no array of this shape, though it would be empty.
+    for sides in ((2**32 - 1, 2**32 - 1, 2**32 - 1, 0), (0, 1, 2**24, 2**24)):
+        hollow = named(b"w", 0, sides, 0)
+        yield Hostile(f"nothing of {sides}", one(hollow, size=16 + len(MANIFEST) + len(hollow)), MalformedArtifact)
     yield Hostile("4 billion steps", one(named(b"w", 2, (1,), 2**32 - 1)), MalformedArtifact)
     shapes = named(b"w", 0, (2**27,), 0)
     size = 16 + len(MANIFEST) + len(shapes) + 2**29
