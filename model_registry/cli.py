@@ -124,6 +124,10 @@ def compress(
     calibrate: Annotated[
         Path | None, typer.Option(help="Folder of pictures: choose the coarsest setting whose answers stay the same.")
     ] = None,
+    max_lost: Annotated[
+        float | None,
+        typer.Option(help="With --base and --calibrate: per cent of the update that may be lost. Default 5.", min=0, max=100),
+    ] = None,
     max_drop: Annotated[
         float | None, typer.Option(help="With labelled --calibrate pictures: points of top-1 that may be lost.", min=0, max=100)
     ] = None,
@@ -165,6 +169,10 @@ def compress(
     _refuse_same(file, output)
     if (lossless, step is not None, calibrate is not None, finetune is not None).count(True) > 1:
         raise typer.BadParameter("--lossless, --step, --calibrate and --finetune exclude each other")
+    if max_lost is not None and (base is None or calibrate is None or max_drop is not None):
+        raise typer.BadParameter(
+            "--max-lost bounds an update by its answers: it needs --base and --calibrate without --max-drop"
+        )
     if max_drop is not None and calibrate is None:
         raise typer.BadParameter("--max-drop needs labelled pictures: add --calibrate DIR")
     training = {"density": density, "bits": bits, "epochs": epochs, "seed": seed}
@@ -181,7 +189,9 @@ def compress(
             kept = checkpoints or output.with_name(f"{output.name}.training")
             content, found = _finetuned(file, recipe, previous, progress, pictures=finetune, training=training, kept=kept)
         else:
-            content, found = _compressed(file, recipe, previous, progress, calibrate=calibrate, max_drop=max_drop)
+            content, found = _compressed(
+                file, recipe, previous, progress, calibrate=calibrate, max_drop=max_drop, max_lost=max_lost
+            )
         content = content.named(family, version)
         data = encode_full(content)
         write_file(output, data)
@@ -334,6 +344,7 @@ def _compressed(
     *,
     calibrate: Path | None,
     max_drop: float | None,
+    max_lost: float | None,
 ) -> tuple[Content, dict[str, Any]]:
     """The content, and what the report says of the settings that were tried."""
     from model_registry.compression import pipeline
@@ -345,7 +356,8 @@ def _compressed(
 
     network = pipeline.read_network(file, recipe)
     if max_drop is None:
-        found = search.calibrate(network, calibrate, base=base, progress=progress)
+        bound = {} if max_lost is None else {"max_lost": max_lost / 100}
+        found = search.calibrate(network, calibrate, base=base, progress=progress, **bound)
     else:
         found = search.within_drop(network, labelled(calibrate), max_drop, base=base, progress=progress)
     return found.content, {"curve": [{"setting": p.setting, "bytes": p.bytes, "damage": p.damage} for p in found.points]}

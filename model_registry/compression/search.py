@@ -67,11 +67,14 @@ class Search:
     points: tuple[Point, ...]
 
 
-def calibrate(network: SourceNetwork, folder: Path, *, base: Content | None, progress: Progress) -> Search:
+def calibrate(
+    network: SourceNetwork, folder: Path, *, base: Content | None, progress: Progress, max_lost: float = LOST_LIMIT
+) -> Search:
     """The smallest artifact that is true on up to 200 pictures of ``folder``.
 
     Without a base: the full artifact whose answers diverge by at most 0.01 nats on average. With one: the delta that loses at
-    most 5 % of the update; where the base answers another question (other classes, other input), the bound is 0.01 nats again.
+    most the share ``max_lost`` of the update; where the base answers another question (other classes, other input), the bound
+    is 0.01 nats again.
     Raises ManifestRefused without preprocessing, MalformedArtifact without pictures.
     """
     preprocessing = _preprocessing(network)
@@ -85,7 +88,7 @@ def calibrate(network: SourceNetwork, folder: Path, *, base: Content | None, pro
     update = divergence(base) if base is not None and _comparable(base, network) else 0.0
     if not update:
         return _coarsest(network, settings, divergence, MAX_DIVERGENCE, base=base, progress=progress)
-    found = _coarsest(network, settings, lambda c: divergence(c) / update, LOST_LIMIT, base=base, progress=progress)
+    found = _coarsest(network, settings, lambda c: divergence(c) / update, max_lost, base=base, progress=progress)
     return replace(found, content=_with_lost(found.content, round(divergence(found.content) / update, 4)))
 
 

@@ -225,6 +225,7 @@ def test_wrong_usage_is_exit_code_2(deltafleet: Command, tmp_path: Path, checkpo
         ("compress", checkpoint, "-o", tmp_path / "o.bin"),
         ("compress", checkpoint, "-o", out, "--lossless", "--step", "0.1"),
         ("compress", checkpoint, "-o", out, "--max-drop", "1"),
+        ("compress", checkpoint, "-o", out, "--calibrate", tmp_path, "--max-lost", "1"),
         ("import", checkpoint, "-o", tmp_path / "x.safetensors", "--format", "tar"),
         ("import", checkpoint, "-o", checkpoint, "--format", "onnx"),
         ("diff", out, out, "-o", tmp_path / "d.dfd", "--codec", "magic"),

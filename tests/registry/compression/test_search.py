@@ -98,6 +98,8 @@ def test_an_update_is_delivered_and_its_loss_is_told(network: SourceNetwork, fol
         all_logits(content_engine(content), preprocessing, paths) for content in (new.exact(), found.content, base)
     )
     assert told == pytest.approx(mean_divergence(wanted, shipped) / mean_divergence(wanted, before), abs=1e-3)
+    closer = search.calibrate(new, folder, base=base, progress=quiet, max_lost=told / 4)
+    assert closer.content.manifest.lineage.recipe["lost"] <= told / 4
     exact = next(point for point in found.points if point.setting == "lossless")
     assert len(make_delta(base, found.content).data) < exact.bytes / 2
 
