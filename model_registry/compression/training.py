@@ -90,30 +90,30 @@ class SharedValues:
 
     def __init__(self, shared: Mapping[str, Shared], biases: Weights) -> None:
         self.parameters = _tensors({name: s.centroids for name, s in shared.items()} | biases)
-        self._assignments = {name: torch.from_numpy(s.assignments.astype(np.int32)) for name, s in shared.items()}
+        self._indices = {name: torch.from_numpy(s.indices.astype(np.int32)) for name, s in shared.items()}
 
     @classmethod
     def restored(cls, parameters: Weights, fixed: Weights) -> SharedValues:
-        """Raises MalformedArtifact for an assignment to a centroid that is not there, or a first one that is not zero."""
-        for name, assignments in fixed.items():
+        """Raises MalformedArtifact for an index of a centroid that is not there, or a first one that is not zero."""
+        for name, indices in fixed.items():
             entries = parameters[name].size
             if parameters[name][0] != 0:
                 raise MalformedArtifact(f"the first centroid of {name} is not zero")
-            if not ((assignments >= 0) & (assignments < entries) & (assignments == np.floor(assignments))).all():
-                raise MalformedArtifact(f"an assignment of {name} is to none of its {entries} centroids")
+            if not ((indices >= 0) & (indices < entries) & (indices == np.floor(indices))).all():
+                raise MalformedArtifact(f"an index of {name} points beyond its {entries} centroids")
         shared = {name: Shared(parameters[name], fixed[name].astype(np.uint8)) for name in fixed}
         return cls(shared, {name: value for name, value in parameters.items() if name not in fixed})
 
     def weights(self) -> Tensors:
         return self.parameters | {
             name: self.parameters[name].index_select(0, index.flatten()).reshape(index.shape)
-            for name, index in self._assignments.items()
+            for name, index in self._indices.items()
         }
 
     def gradients(self, of_weights: Tensors) -> Tensors:
         sums = {
             name: torch.bincount(index.flatten(), of_weights[name].flatten().double(), len(self.parameters[name])).float()
-            for name, index in self._assignments.items()
+            for name, index in self._indices.items()
         }
         for total in sums.values():
             total[0] = 0.0
@@ -123,7 +123,7 @@ class SharedValues:
         """Nothing to do: zero has no gradient, so Adam never moves it."""
 
     def fixed(self) -> Tensors:
-        return {name: index.float() for name, index in self._assignments.items()}
+        return {name: index.float() for name, index in self._indices.items()}
 
 
 @dataclass(frozen=True, slots=True)

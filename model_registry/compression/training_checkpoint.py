@@ -41,7 +41,7 @@ class Position:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TrainingState:
-    """A position, and everything that training changed until there: parameters, masks or assignments, moments."""
+    """A position, and everything that training changed until there: parameters, masks or indices, moments."""
 
     position: Position
     tensors: Weights

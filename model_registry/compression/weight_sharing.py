@@ -1,8 +1,8 @@
 """A layer's weights share a few values: k-means, with centroids that can be trained afterwards.
 
 Han, Mao and Dally 2016 (arXiv 1510.00149), section 3: one codebook a layer, centroids that start evenly between the smallest
-and the largest weight (3.2: few weights are large, and they matter), assignments that never change again. Index 0 is zero: the
-pruned weights, which no training touches.
+and the largest weight (3.2: few weights are large, and they matter); after that no weight changes its centroid. Index 0 is
+zero: the pruned weights, which no training touches.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ MAX_ROUNDS = 100
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Shared:
-    """``centroids``: float32, the first one 0; ``assignments``: an index (uint8) for each weight, in the weight's shape."""
+    """``centroids``: float32, the first one 0; ``indices``: an index (uint8) for each weight, in the weight's shape."""
 
     centroids: Floats
-    assignments: npt.NDArray[np.uint8]
+    indices: npt.NDArray[np.uint8]
 
     def weights(self) -> Floats:
-        return np.asarray(self.centroids[self.assignments], np.float32)
+        return np.asarray(self.centroids[self.indices], np.float32)
 
 
 def share(values: Floats, bits: int) -> Shared:
@@ -32,9 +32,9 @@ def share(values: Floats, bits: int) -> Shared:
     alive = values != 0
     present = np.unique(values[alive])
     entries = present if present.size < 2**bits else cluster(values[alive], 2**bits - 1)
-    assignments = np.zeros(values.shape, np.uint8)
-    assignments[alive] = _nearest(entries.astype(np.float64), values[alive]) + 1
-    return Shared(np.concatenate([np.zeros(1, np.float32), entries]), assignments)
+    indices = np.zeros(values.shape, np.uint8)
+    indices[alive] = _nearest(entries.astype(np.float64), values[alive]) + 1
+    return Shared(np.concatenate([np.zeros(1, np.float32), entries]), indices)
 
 
 def cluster(values: Floats, count: int) -> Floats:
