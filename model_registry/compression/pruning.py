@@ -1,9 +1,9 @@
-"""Which weights go: the smallest, layer by layer, a few more at every stage.
+"""Which weights go: the smallest of each layer, a few more at every stage.
 
-A layer's threshold is one quality parameter, the same for the whole network, times the spread of the layer's own weights
-(Han et al. 2015, arXiv 1506.02626, section 3): layers with many small weights give more of them than others. The spread is
-that of the weights that are still there, so that a layer which was pruned before is not taken for one of small weights.
-What is zero already counts as pruned and stays so.
+How many a layer gives follows from one threshold for the whole network on a score in which layers compare: a weight's square
+over the sum of the squares of all weights of its layer that are not smaller, the share of the layer's output that goes with
+it if it goes next (Lee et al. 2021, arXiv 2010.07611, section 2). Small layers, which everything passes through, keep more
+of their weights, none is emptied, and the scale of a layer does not matter. What is zero already stays so.
 """
 
 from __future__ import annotations
@@ -41,23 +41,22 @@ def spread(values: Floats) -> float:
 
 
 def masks(weights: Mapping[str, Floats], wanted: float) -> dict[str, Mask]:
-    """True for every weight that stays, so that the share ``wanted`` of all is left, and one weight a layer at least.
-
-    Of equally small weights the later ones go first.
-    """
+    """True for every weight that stays, so that the share ``wanted`` of all is left; of equal weights the later go first."""
     total = sum(value.size for value in weights.values())
-    quality = np.concatenate([_quality(value) for value in weights.values()]) if weights else np.zeros(0)
+    scores = np.concatenate([_scores(value) for value in weights.values()])
     keep = np.zeros(total, np.bool_)
-    keep[np.argsort(-quality, kind="stable")[: round(wanted * total)]] = True
+    keep[np.argsort(-scores, kind="stable")[: max(round(wanted * total), len(weights))]] = True
     result, at = {}, 0
     for name, value in weights.items():
-        own, at = keep[at : at + value.size], at + value.size
-        if value.size:
-            own[np.abs(value).argmax()] = True
-        result[name] = own.reshape(value.shape) & (value != 0)
+        result[name] = keep[at : at + value.size].reshape(value.shape) & (value != 0)
+        at += value.size
     return result
 
 
-def _quality(values: Floats) -> npt.NDArray[np.float64]:
-    """Magnitudes in units of the layer's spread."""
-    return np.asarray(np.abs(values.ravel()).astype(np.float64) / (spread(values) or 1.0))
+def _scores(values: Floats) -> npt.NDArray[np.float64]:
+    """From 0 to 1 for each weight; the largest of a layer has 1."""
+    squares = np.square(values.ravel().astype(np.float64))
+    order = np.argsort(-squares, kind="stable")
+    scores = np.zeros(squares.size)
+    scores[order] = squares[order] / np.maximum(np.cumsum(squares[order]), np.finfo(np.float64).tiny)
+    return scores
