@@ -80,7 +80,7 @@ class Content:
 class ByteReader:
     """Walks a byte string; every step beyond its end is a MalformedArtifact."""
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes | bytearray) -> None:
         self._data = memoryview(data)
         self._at = 0
 

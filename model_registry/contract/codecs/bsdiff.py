@@ -3,7 +3,8 @@
 A patch is "BSDIFF40", three little-endian sign-and-magnitude int64 (compressed sizes of control and diff block, size of the
 result) and three bzip2 streams: control, diff, extra. A control entry (x, y, z) says: add x bytes of diff to x bytes of the
 base, copy y bytes of extra, move z in the base. Stock readers decompress whatever the streams hold and accept seeks outside the
-base; here control is at most MAX_ENTRIES entries, diff and extra together at most the result, every position is checked.
+base; here control is at most MAX_ENTRIES entries, and one more than the result has bytes; diff and extra together are at most
+the result; every position is checked.
 """
 
 from __future__ import annotations
@@ -31,13 +32,14 @@ def decode(base: bytes, payload: bytes, *, size: int) -> bytes:
     control_size, diff_size, new_size = (_signed(reader.take(8)) for _ in range(3))
     if new_size != size or control_size < 0 or diff_size < 0:
         raise MalformedArtifact(f"the patch makes {new_size} bytes, declared are {size}")
-    control = _inflate(reader.take(control_size), limit=ENTRY_BYTES * MAX_ENTRIES)
+    # bsdiff moves on by a byte with every entry but the first: more entries than that do nothing but take memory.
+    control = _inflate(reader.take(control_size), limit=ENTRY_BYTES * min(MAX_ENTRIES, size + 1))
     diff = _inflate(reader.take(diff_size), limit=size)
     extra = _inflate(reader.rest(), limit=size - len(diff))
     return _assemble(base, size, control, ByteReader(diff), ByteReader(extra))
 
 
-def _assemble(base: bytes, size: int, control: bytes, diff: ByteReader, extra: ByteReader) -> bytes:
+def _assemble(base: bytes, size: int, control: bytearray, diff: ByteReader, extra: ByteReader) -> bytes:
     result, old = bytearray(), 0
     source = np.frombuffer(base, np.uint8)
     for add, copy, seek in _entries(control):
@@ -55,7 +57,7 @@ def _assemble(base: bytes, size: int, control: bytes, diff: ByteReader, extra: B
     return bytes(result)
 
 
-def _entries(control: bytes) -> Iterator[tuple[int, int, int]]:
+def _entries(control: bytearray) -> Iterator[tuple[int, int, int]]:
     if len(control) % ENTRY_BYTES:
         raise MalformedArtifact("the patch's control block is cut short")
     for at in range(0, len(control), ENTRY_BYTES):
@@ -63,13 +65,13 @@ def _entries(control: bytes) -> Iterator[tuple[int, int, int]]:
         yield add, copy, seek
 
 
-def _signed(raw: bytes) -> int:
+def _signed(raw: bytes | bytearray) -> int:
     """bsdiff's integers: 63 bits of magnitude, the top bit is the sign."""
     value = int(struct.unpack("<Q", raw)[0])
     return -(value & (2**63 - 1)) if value >> 63 else value
 
 
-def _inflate(packed: bytes, *, limit: int) -> bytes:
+def _inflate(packed: bytes, *, limit: int) -> bytearray:
     """One bzip2 stream, decompressed in steps so that a bomb costs no more than ``limit`` and one step."""
     decompressor, result, fed = bz2.BZ2Decompressor(), bytearray(), packed
     try:
@@ -85,4 +87,4 @@ def _inflate(packed: bytes, *, limit: int) -> bytes:
         raise MalformedArtifact(f"a bzip2 stream is unreadable: {exc}") from exc
     if decompressor.unused_data:
         raise MalformedArtifact("bytes follow a bzip2 stream")
-    return bytes(result)
+    return result

@@ -81,6 +81,7 @@ def _bsdiff() -> Iterator[Hostile]:
     yield case("bomb in diff", _patch(none, bomb, none), LimitExceeded)
     yield case("bomb in extra", _patch(none, none, bomb), LimitExceeded)
     yield case("too many entries", entries(bytes(24 * (MAX_ENTRIES + 1))), LimitExceeded)
+    yield case("more entries than bytes", entries(bytes(24 * (SIZE + 2))), LimitExceeded)
     yield case("half an entry", entries(bytes(30)))
     yield case("negative add", entries(_entry(-5, 0, 0)))
     yield case("negative copy", entries(_entry(0, -5, 0)))
