@@ -6,14 +6,18 @@ What works is imported inside the commands, as in ``model_registry.cli``.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from model_registry.bench.fuzzing.cli import fuzz
+from model_registry.contract.errors import ArtifactRefused
+
 bench_app = typer.Typer(no_args_is_help=True, help="Measure the product on real networks, beside general tools.")
+bench_app.command()(fuzz)
 
 Cache = Annotated[
     Path | None,
@@ -43,14 +47,55 @@ def train(
     from model_registry.bench.reference import ReferenceData
     from model_registry.bench.scenarios import TRAININGS
 
-    unknown = sorted(set(names or ()) - set(TRAININGS))
-    if unknown:
-        raise typer.BadParameter(f"{unknown[0]!r} is none of {', '.join(TRAININGS)}", param_hint="NETWORK")
+    _refuse_unknown(names or (), list(TRAININGS), "NETWORK")
     networks = NetworkCache(cache_folder(cache), ReferenceData.at(reference))
     with progress_bar() as progress:
         paths = networks.make(names or TRAININGS, progress)
     values = {name: str(path) for name, path in paths.items()}
     typer.echo(json.dumps(values) if as_json else "\n".join(f"{name:<22}{path}" for name, path in values.items()))
+
+
+@bench_app.command("bytes")
+def bytes_(
+    only: Annotated[list[str] | None, typer.Option(metavar="SCENARIO", help="Only this scenario; may be repeated.")] = None,
+    *,
+    peers: Annotated[bool, typer.Option(help="Measure the general tools as well; the long part.")] = True,
+    cache: Cache = None,
+    reference: Reference = None,
+    as_json: Json = False,
+) -> None:
+    """Compare full artifacts and deltas with general tools on the same inputs, with what is lost, time and memory.
+
+    Missing networks are taught first. Exit status 1 when an artifact does not decode to its content in a fresh process.
+
+    Example: [bold]deltafleet bench bytes --only classifier-only --json[/bold]
+    """
+    from rich.console import Console
+
+    from model_registry.bench.networks import NetworkCache, cache_folder
+    from model_registry.bench.reference import ReferenceData
+    from model_registry.bench.running import compare
+    from model_registry.bench.scenarios import SCENARIOS
+    from model_registry.bench.table import show, to_json
+
+    _refuse_unknown(only or (), [scenario.name for scenario in SCENARIOS], "--only")
+    networks = NetworkCache(cache_folder(cache), ReferenceData.at(reference))
+    with progress_bar() as progress:
+        result = compare(networks, only or (), with_peers=peers, progress=progress)
+    if as_json:
+        typer.echo(json.dumps(to_json(result)))
+    else:
+        # A pipe has no width of its own, and tables that are cut off tell nothing.
+        console = Console()
+        show(result, console if console.is_terminal else Console(width=220))
+    if result.broken:
+        raise ArtifactRefused(f"an artifact does not decode to its content: {'; '.join(result.broken)}")
+
+
+def _refuse_unknown(given: Sequence[str], known: Collection[str], place: str) -> None:
+    unknown = sorted(set(given) - set(known))
+    if unknown:
+        raise typer.BadParameter(f"{unknown[0]!r} is none of {', '.join(known)}", param_hint=place)
 
 
 @contextmanager

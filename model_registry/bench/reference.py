@@ -27,6 +27,10 @@ class Split:
     preprocessing: Preprocessing
     labels: tuple[str, ...]
 
+    @property
+    def everything(self) -> tuple[Sample, ...]:
+        return (*self.teaching, *self.held_out)
+
 
 @dataclass(frozen=True, slots=True)
 class ReferenceData:
