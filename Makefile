@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check format clean
+.PHONY: help install demo test fuzz check format clean
 
 help: ## list the commands
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
@@ -27,6 +27,10 @@ demo: install ## publish, enrol 8 vehicles, roll out twice, print the table (KEE
 test: install ## install what the tests need and run them
 	sh scripts/test-setup
 	$(BIN)/pytest -n 2 --dist loadfile
+
+fuzz: install ## hostile artifacts against both decoders, 100,000 from each of two engines (INPUTS=n)
+	$(BIN)/pip install --quiet --progress-bar on -e '.[fuzz]'
+	$(BIN)/deltafleet bench fuzz --inputs $(or $(INPUTS),100000)
 
 check: install ## format, lint, types, import rules
 	$(BIN)/ruff format --check .

@@ -1,0 +1,150 @@
+"""A head that need not make sense: tensors of any encoding, shape and scale, changed one field at a time."""
+
+from __future__ import annotations
+
+import math
+import random
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from model_registry.contract.content import ByteReader
+from model_registry.contract.limits import MIB
+
+SIDES = (0, 0, 1, 2, 3, 5, 8, 255, 256, 257, 4096, 1 << 16, 1 << 20, (1 << 20) + 1, 1 << 24, 1 << 31, (1 << 32) - 1)
+SCALES = (0, 1, 2, 3, 8, 16, 255, 256, 257, 4096, 1 << 20, (1 << 32) - 1)
+VALUE_BYTES = {0: 4, 1: 2, 2: 1, 3: 2, 4: 1}
+CODERS = (0, 1, 2, 3, 4, 5, 6, 7, 8, 16, 17, 32, 33)
+
+
+@dataclass(frozen=True, slots=True)
+class LooseTensor:
+    """A tensor head with its coder numbers, checked for nothing."""
+
+    name: bytes
+    encoding: int
+    shape: tuple[int, ...]
+    scale_size: int
+    coders: tuple[int, int] = (0, 0)
+
+    def to_bytes(self) -> bytes:
+        form = f"<H{len(self.name)}sBB{len(self.shape)}II"
+        return struct.pack(form, len(self.name), self.name, self.encoding, len(self.shape), *self.shape, self.scale_size)
+
+    @property
+    def content_bytes(self) -> int:
+        values = math.prod(self.shape) * VALUE_BYTES.get(self.encoding, 1)
+        return len(self.to_bytes()) + 4 * self.scale_size + values
+
+
+@dataclass(frozen=True, slots=True)
+class LooseHead:
+    """Manifest, graph and tensors as a ``model`` payload's head has them."""
+
+    manifest: bytes
+    graph: bytes
+    tensors: tuple[LooseTensor, ...]
+
+    @classmethod
+    def read(cls, data: bytes) -> LooseHead:
+        """Raises MalformedArtifact or LimitExceeded when this is no head."""
+        reader = ByteReader(data)
+        manifest, graph = reader.block("I", MIB), reader.block("I", MIB)
+        tensors = [_read_tensor(reader) for _ in range(min(reader.number("I"), len(data)))]
+        coded = [replace(tensor, coders=(reader.number("B"), reader.number("B"))) for tensor in tensors]
+        return cls(manifest, graph, tuple(coded))
+
+    def to_bytes(self) -> bytes:
+        parts = [struct.pack("<I", len(self.manifest)), self.manifest, struct.pack("<I", len(self.graph)), self.graph]
+        parts += [struct.pack("<I", len(self.tensors)), *(tensor.to_bytes() for tensor in self.tensors)]
+        return b"".join([*parts, *(bytes(tensor.coders) for tensor in self.tensors)])
+
+    @property
+    def content_bytes(self) -> int:
+        """What a decoder will find that the parts add up to."""
+        return 16 + len(self.manifest) + len(self.graph) + sum(tensor.content_bytes for tensor in self.tensors)
+
+
+def _read_tensor(reader: ByteReader) -> LooseTensor:
+    name = reader.take(reader.number("H"))
+    encoding, rank = reader.number("B"), reader.number("B")
+    return LooseTensor(name, encoding, tuple(reader.number("I") for _ in range(rank)), reader.number("I"))
+
+
+def change_head(rng: random.Random, head: LooseHead) -> LooseHead:
+    """One tensor changed, doubled, dropped or moved; most often only it is kept, so that nothing before it refuses."""
+    tensors = list(head.tensors)
+    if not tensors:
+        return replace(head, tensors=(LooseTensor(b"conv.weight", rng.randrange(6), (2, rng.choice(SIDES)), 1),))
+    at = rng.randrange(len(tensors))
+    match rng.randrange(8):
+        case 0:
+            tensors.insert(rng.randrange(len(tensors)), tensors[at])
+        case 1:
+            del tensors[at]
+        case 2:
+            rng.shuffle(tensors)
+        case _:
+            changed = tensors[at]
+            for _ in range(rng.choice((1, 1, 2, 3))):
+                changed = rng.choice(_CHANGES)(rng, changed)
+            tensors[at] = changed
+            if rng.randrange(3):
+                tensors = [changed]
+    return replace(head, tensors=tuple(tensors))
+
+
+def _side(rng: random.Random, tensor: LooseTensor) -> LooseTensor:
+    if not tensor.shape:
+        return replace(tensor, shape=(rng.choice(SIDES),))
+    at = rng.randrange(len(tensor.shape))
+    side = rng.choice((*SIDES, max(tensor.shape[at] - 1, 0), tensor.shape[at] + 1))
+    return replace(tensor, shape=(*tensor.shape[:at], side, *tensor.shape[at + 1 :]))
+
+
+def _rank(rng: random.Random, tensor: LooseTensor) -> LooseTensor:
+    """Sides added or taken; several huge ones next to a zero cost the content nothing."""
+    if rng.randrange(2):
+        return replace(tensor, shape=tensor.shape[: rng.randrange(len(tensor.shape) + 1)])
+    return replace(tensor, shape=(*tensor.shape, *(rng.choice(SIDES) for _ in range(rng.choice((1, 2, 6)))))[:9])
+
+
+def _hollow(rng: random.Random, tensor: LooseTensor) -> LooseTensor:
+    """A shape without values, whose sides say something else."""
+    sides = [rng.choice(SIDES) for _ in range(rng.randrange(1, 8))]
+    sides.insert(rng.randrange(len(sides) + 1), 0)
+    return replace(tensor, shape=tuple(sides))
+
+
+def _encoding(rng: random.Random, tensor: LooseTensor) -> LooseTensor:
+    encoding = rng.randrange(6)
+    return replace(tensor, encoding=encoding, scale_size=rng.choice((0, 1, 5)) if rng.randrange(2) else tensor.scale_size)
+
+
+def _scale(rng: random.Random, tensor: LooseTensor) -> LooseTensor:
+    return replace(tensor, scale_size=rng.choice((*SCALES, tensor.shape[0] if tensor.shape else 1)))
+
+
+def _coders(rng: random.Random, tensor: LooseTensor) -> LooseTensor:
+    numbers = (rng.choice(CODERS), rng.choice((*CODERS, rng.randrange(32, 64), rng.randrange(256))))
+    return replace(tensor, coders=numbers if rng.randrange(2) else (tensor.coders[0], numbers[1]))
+
+
+def _name(rng: random.Random, tensor: LooseTensor) -> LooseTensor:
+    names = (
+        b"conv.weight",
+        b"conv.bias",
+        b"wide.weight",
+        b"half.weight",
+        b"full.weight",
+        b"few.weight",
+        b"empty",
+        b"scalar",
+        b"x",
+    )
+    return replace(tensor, name=rng.choice((*names, b"", b"\xff\xfe", b"n" * 300)))
+
+
+_CHANGES: tuple[Callable[[random.Random, LooseTensor], LooseTensor], ...] = (
+    _side, _side, _rank, _hollow, _encoding, _scale, _coders, _coders, _coders, _name,
+)  # fmt: skip
