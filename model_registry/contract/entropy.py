@@ -17,10 +17,10 @@ no value read here sets the size of an allocation.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from itertools import chain
+from types import TracebackType
 from typing import Any
 
 import constriction
@@ -92,6 +92,16 @@ def _prior(ratio: int, size: int) -> Table:
         weights.append(max(weight, LEAST_PRIOR_WEIGHT))
         weight = weight * ratio // 64
     return Table.from_weights(np.array(weights, np.int64))
+
+
+@cache
+def _prior_model(ratio: int, size: int) -> Any:
+    return _prior(ratio, size).model()
+
+
+@cache
+def _uniform(width: int) -> Any:
+    return Uniform(1 << width)
 
 
 @cache
@@ -262,31 +272,38 @@ class SymbolReader:
     def __init__(self, data: bytes) -> None:
         if len(data) % 4:
             raise MalformedArtifact("truncated or damaged: the symbol stream is not made of 32-bit words")
-        self._tables: dict[int, list[Table]] = {}
-        with _coder_refusals():
+        self._models: dict[int, list[Any]] = {}
+        with CoderRefusals():
             self._coder = AnsCoder(np.frombuffer(data, "<u4").astype(np.uint32))
 
     def partition(self, size: int, alphabet: int, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
         """``size`` symbols 0..alphabet-1 (1 to 4,096) as ``dtype``."""
         if not size or alphabet < 2:
             return np.zeros(size, dtype)
-        known = self._tables.setdefault(alphabet, [])
-        number = int(self.bits(1, len(known).bit_length())[0])
+        known = self._models.setdefault(alphabet, [])
+        number = self._number(len(known).bit_length())
         if number > len(known) or number >= MAX_TABLES:
             raise MalformedArtifact("a partition uses a table that does not exist")
         if number == len(known):
-            known.append(self._table(alphabet))
-        return self._decode(known[number].model(), size, dtype)
+            known.append(self._table(alphabet).model())
+        return self._decode(known[number], size, dtype)
 
     def bits(self, count: int, width: int) -> npt.NDArray[np.int64]:
         if not width:
             return np.zeros(count, np.int64)
-        return self._decode(Uniform(1 << width), count, np.int64)
+        return self._decode(_uniform(width), count, np.int64)
+
+    def _number(self, width: int) -> int:
+        """One plain number of ``width`` bits."""
+        if not width:
+            return 0
+        with CoderRefusals():
+            return int(self._coder.decode(_uniform(width)))
 
     def _table(self, alphabet: int) -> Table:
-        mantissa_bits, ratio = divmod(int(self.bits(1, FORM_BITS)[0]), 4)
+        mantissa_bits, ratio = divmod(self._number(FORM_BITS), 4)
         levels = token_weights(mantissa_bits)
-        steps = self._decode(_prior(RATIOS[ratio], 2 * levels.size).model(), alphabet, np.int64)
+        steps = self._decode(_prior_model(RATIOS[ratio], 2 * levels.size), alphabet, np.int64)
         tokens = np.cumsum(unzigzag(steps))
         if tokens.min() < 0 or tokens.max() >= levels.size:
             raise MalformedArtifact("a frequency table leaves its range")
@@ -299,7 +316,7 @@ class SymbolReader:
 
     def _decode(self, model: Any, count: int, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
         values = np.empty(count, dtype)
-        with _coder_refusals():
+        with CoderRefusals():
             for start in range(0, count, CHUNK):
                 size = min(CHUNK, count - start)
                 values[start : start + size] = self._coder.decode(model, size)
@@ -315,14 +332,19 @@ def _nearest(levels: npt.NDArray[np.int64], counts: npt.NDArray[np.int64]) -> np
     return tokens
 
 
-@contextmanager
-def _coder_refusals() -> Iterator[None]:
-    """The coder is Rust: a failed assertion there is a BaseException, which nobody above would take for a bad file."""
-    try:
-        yield
-    except (ValueError, KeyError) as exc:
-        raise MalformedArtifact(f"the symbol stream is unreadable: {exc}") from exc
-    except BaseException as exc:
-        if type(exc).__name__ != "PanicException":
-            raise
-        raise MalformedArtifact("the symbol stream is unreadable: the coder gave up") from exc
+class CoderRefusals:
+    """The coder is Rust: a failed assertion there is a BaseException, which nobody above would take for a bad file.
+
+    A class, because this stands around every one of thousands of small reads, and a generator would cost more than they do.
+    """
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None) -> None:
+        if exc is None:
+            return
+        if isinstance(exc, ValueError | KeyError):
+            raise MalformedArtifact(f"the symbol stream is unreadable: {exc}") from exc
+        if type(exc).__name__ == "PanicException":
+            raise MalformedArtifact("the symbol stream is unreadable: the coder gave up") from exc

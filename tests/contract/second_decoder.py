@@ -8,35 +8,18 @@ from __future__ import annotations
 import bz2
 import math
 import struct
-from bisect import bisect_left, bisect_right
+from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import product
 
 import zstandard
 
+from tests.contract.second_drift import drift
+from tests.contract.second_stream import Bytes, Symbols, as_bits, as_float, half_of, ordered, unordered, unzigzag, zigzag
+
 FORMS = {0: "f", 1: "e", 2: "b", 3: "h", 4: "B"}
-RATIOS = (1, 16, 38, 53)
 BLOCK = 1 << 20
-
-
-class Bytes:
-    def __init__(self, data: bytes) -> None:
-        self.data, self.at = data, 0
-
-    def take(self, size: int) -> bytes:
-        assert self.at + size <= len(self.data)
-        self.at += size
-        return self.data[self.at - size : self.at]
-
-    def number(self, form: str) -> int:
-        return int(struct.unpack("<" + form, self.take(struct.calcsize("<" + form)))[0])
-
-    def block(self) -> bytes:
-        return self.take(self.number("I"))
-
-    def rest(self) -> bytes:
-        return self.take(len(self.data) - self.at)
 
 
 @dataclass
@@ -145,104 +128,6 @@ def magnitude(reader: Bytes) -> int:
     return -(value - 2**63) if value >= 2**63 else value
 
 
-class Symbols:
-    """The symbol stream."""
-
-    def __init__(self, data: bytes) -> None:
-        self.words = list(struct.unpack(f"<{len(data) // 4}I", data))
-        self.state = 0
-        self.tables: dict[int, list[list[int]]] = {}
-        while self.state < 2**32 and self.words:
-            self._refill()
-
-    def _refill(self) -> None:
-        self.state = self.state * 2**32 + self.words.pop()
-
-    def _symbol(self, bounds: list[int]) -> int:
-        place = self.state % 2**24
-        symbol = bisect_right(bounds, place) - 1
-        begin, frequency = bounds[symbol], bounds[symbol + 1] - bounds[symbol]
-        self.state = self.state // 2**24 * frequency + place - begin
-        if self.state < 2**32 and self.words:
-            self._refill()
-        return symbol
-
-    def bits(self, width: int, count: int) -> list[int]:
-        bounds = [i << (24 - width) for i in range(2**width + 1)]
-        return [self._symbol(bounds) if width else 0 for _ in range(count)]
-
-    def partition(self, count: int, alphabet: int) -> list[int]:
-        if count == 0 or alphabet < 2:
-            return [0] * count
-        known = self.tables.setdefault(alphabet, [])
-        number = self.bits(len(known).bit_length(), 1)[0]
-        if number == len(known):
-            known.append(self._table(alphabet))
-        return [self._symbol(known[number]) for _ in range(count)]
-
-    def _table(self, alphabet: int) -> list[int]:
-        m, r = divmod(self.bits(4, 1)[0], 4)
-        s = 2**m
-        prior, p = [], 2**20
-        for _ in range(2 * s * (25 - m)):
-            prior.append(max(64, p))
-            p = p * RATIOS[r] // 64
-        bounds, token, weights = frequencies(prior), 0, []
-        for _ in range(alphabet):
-            token += unzigzag(self._symbol(bounds))
-            weights.append(token if token < s else (s + (token - s) % s) * 2 ** ((token - s) // s))
-        return frequencies(weights)
-
-    def numbers(self, count: int, contexts: list[int] | None = None) -> list[int]:
-        result = []
-        for start in range(0, count, BLOCK):
-            size = min(BLOCK, count - start)
-            result += self._numbers_block(size, contexts)
-        return result
-
-    def _numbers_block(self, count: int, contexts: list[int] | None) -> list[int]:
-        tokens = self.grouped(count, contexts, 128)
-        result = [t if t < 16 else 4 + (t - 16) % 4 for t in tokens]
-        lengths = [0 if t < 16 else 5 + (t - 16) // 4 for t in tokens]
-        for length in sorted(set(lengths) - {0}):
-            places = [i for i, found in enumerate(lengths) if found == length]
-            low = [0] * len(places)
-            for shift in range(0, length - 3, 16):
-                piece = self.bits(min(16, length - 3 - shift), len(places))
-                low = [a | (b << shift) for a, b in zip(low, piece, strict=True)]
-            for place, rest in zip(places, low, strict=True):
-                result[place] = (result[place] << (length - 3)) | rest
-        return result
-
-    def grouped(self, count: int, contexts: list[int] | None, alphabet: int) -> list[int]:
-        if contexts is None:
-            return self.partition(count, alphabet)
-        result = [0] * count
-        for context in sorted(set(contexts) - {-1}):
-            places = [i for i, found in enumerate(contexts) if found == context]
-            for place, symbol in zip(places, self.partition(len(places), alphabet), strict=True):
-                result[place] = symbol
-        return result
-
-
-def frequencies(weights: list[int]) -> list[int]:
-    """Where every symbol begins, and the end."""
-    weights = weights if any(weights) else [1] * len(weights)
-    total, n, running, bounds = sum(weights), len(weights), 0, []
-    for i, weight in enumerate(weights):
-        bounds.append(i + running * (2**24 - n) // total)
-        running += weight
-    return [*bounds, 2**24]
-
-
-def unzigzag(value: int) -> int:
-    return value // 2 if value % 2 == 0 else -(value + 1) // 2
-
-
-def zigzag(value: int) -> int:
-    return 2 * value if value >= 0 else -2 * value - 1
-
-
 def decode_model(payload: bytes, base: Content, dictionary: bytes) -> bytes:
     reader = Bytes(payload)
     head = Bytes(inflate(reader.block(), dictionary))
@@ -260,32 +145,6 @@ def decode_model(payload: bytes, base: Content, dictionary: bytes) -> bytes:
     assert symbols.state == 0
     assert not symbols.words
     return content.to_bytes()
-
-
-def as_float(bits: int, form: str = "f") -> float:
-    kind = {"f": "I", "e": "H"}[form]
-    return float(struct.unpack("<" + form, struct.pack("<" + kind, bits))[0])
-
-
-def as_bits(value: float, form: str) -> int:
-    try:
-        raw = struct.pack("<" + form, value)
-    except OverflowError:
-        raw = struct.pack("<" + form, math.copysign(math.inf, value))
-    return int(struct.unpack("<" + {"f": "I", "e": "H"}[form], raw)[0])
-
-
-def half_of(width: int) -> int:
-    return 1 << (width - 1)
-
-
-def ordered(bits: int, width: int) -> int:
-    return (1 << width) - 1 - bits if bits >= half_of(width) else bits + half_of(width)
-
-
-def unordered(integer: int, width: int) -> int:
-    integer %= 1 << width
-    return integer - half_of(width) if integer >= half_of(width) else (1 << width) - 1 - integer
 
 
 def scale(coder: int, count: int, old: Tensor | None, blob: Bytes, symbols: Symbols) -> list[int]:
@@ -367,6 +226,10 @@ def values(coder: int, new: Tensor, old: Tensor | None, blob: Bytes, symbols: Sy
         case 16:
             assert old is not None
             return old.values
+        case 44:
+            assert old is not None
+            weights = [0.0 if place is None else weight(old, place) for place in places(new.shape, old.shape)]
+            return drift(FORMS[new.encoding], new.shape, [0.0 if math.isnan(w) else w for w in weights], blob, symbols)
         case _:
             assert old is not None
             return changes(coder - 32, new, old, numbering, symbols)
@@ -382,18 +245,24 @@ def weight(old: Tensor, place: int) -> float:
     return as_float(as_bits(value * as_float(old.scale[row]), "f"))
 
 
+def places(shape: tuple[int, ...], old: tuple[int, ...]) -> Iterator[int | None]:
+    """Where the base has what belongs to every index; None outside the overlap."""
+    strides = [math.prod(old[axis + 1 :]) for axis in range(len(old))]
+    for index in product(*map(range, shape)):
+        inside = all(i < side for i, side in zip(index, old, strict=True))
+        yield sum(i * stride for i, stride in zip(index, strides, strict=True)) if inside else None
+
+
 def predictions(new: Tensor, old: Tensor, numbering: Numbering, by_weight: int) -> list[int | None]:
     olds = Numbering(old.encoding, old.scale)
     result: list[int | None] = []
-    strides = [math.prod(old.shape[axis + 1 :]) for axis in range(len(old.shape))]
-    for index in product(*map(range, new.shape)):
-        if any(i >= side for i, side in zip(index, old.shape, strict=True)):
+    row_size = max(math.prod(new.shape[1:]), 1)
+    for at, place in enumerate(places(new.shape, old.shape)):
+        if place is None:
             result.append(None)
-            continue
-        place = sum(i * stride for i, stride in zip(index, strides, strict=True))
-        if by_weight:
+        elif by_weight:
             found = weight(old, place)
-            result.append(nearest(new, numbering, 0.0 if math.isnan(found) else found, index[0] if index else 0))
+            result.append(nearest(new, numbering, 0.0 if math.isnan(found) else found, at // row_size))
         else:
             integer = olds.integer(old.values[place])
             result.append(min(integer, numbering.alphabet - 1) if numbering.alphabet else integer)

@@ -11,17 +11,17 @@ from model_registry.contract.codecs.numbers import read_numbers, write_numbers
 from model_registry.contract.entropy import (
     MAX_TABLES,
     TOTAL,
+    CoderRefusals,
     SymbolReader,
     SymbolWriter,
     Table,
     Uniform,
-    _coder_refusals,
     token_weights,
     unzigzag,
     zigzag,
 )
 from model_registry.contract.errors import MalformedArtifact
-from tests.contract.second_decoder import Symbols, frequencies
+from tests.contract.second_stream import Symbols, frequencies
 
 
 @given(st.lists(st.integers(0, 2**24 - 1), min_size=2, max_size=300))
@@ -137,12 +137,12 @@ def test_any_bytes_decode_to_something_bounded_or_are_refused(data: bytes, alpha
 
 def test_a_panic_of_the_coder_is_a_refusal() -> None:
     """The coder is Rust: its panics are no Exceptions and would pass every handler."""
-    with pytest.raises(MalformedArtifact), _coder_refusals():
+    with pytest.raises(MalformedArtifact), CoderRefusals():
         Uniform(1)
 
 
 def test_other_failures_keep_their_kind() -> None:
-    with pytest.raises(KeyboardInterrupt), _coder_refusals():
+    with pytest.raises(KeyboardInterrupt), CoderRefusals():
         raise KeyboardInterrupt
 
 

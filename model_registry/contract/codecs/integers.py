@@ -21,17 +21,21 @@ Array = npt.NDArray[Any]
 def ordered(values: Array) -> npt.NDArray[np.int64]:
     """The bits of floats as unsigned integers that sort as the numbers do (negative: all bits flipped, else the sign bit)."""
     width = values.dtype.itemsize * 8
-    bits = values.view(f"<u{values.dtype.itemsize}").astype(np.int64)
-    sign = 1 << (width - 1)
-    return np.where(bits & sign, (1 << width) - 1 - bits, bits | sign)
+    return _turned(values.view(f"<i{values.dtype.itemsize}"), width).astype(np.int64) + (1 << (width - 1))
 
 
 def from_ordered(integers: npt.NDArray[np.int64], dtype: np.dtype[Any]) -> Array:
     """The inverse of ``ordered``; only the low bits of the integers count."""
     width = dtype.itemsize * 8
-    sign = 1 << (width - 1)
-    bits = np.where(integers & sign, integers ^ sign, (1 << width) - 1 - integers)
-    return (bits & ((1 << width) - 1)).astype(f"<u{dtype.itemsize}").view(dtype)
+    return _turned((integers - (1 << (width - 1))).astype(f"<i{dtype.itemsize}"), width).view(dtype)
+
+
+def _turned(bits: npt.NDArray[np.signedinteger[Any]], width: int) -> npt.NDArray[np.signedinteger[Any]]:
+    """Sign and magnitude to an order and back: of negative numbers all bits but the sign are flipped."""
+    mask = bits >> (width - 1)
+    mask &= (1 << (width - 1)) - 1
+    mask ^= bits
+    return mask
 
 
 def signed(differences: npt.NDArray[np.int64], width: int) -> npt.NDArray[np.int64]:

@@ -43,9 +43,9 @@ def _groups(contexts: Integers | None, count: int) -> Iterator[slice | npt.NDArr
     if contexts is None:
         yield slice(None)
         return
-    # A stable sort of 16-bit integers is linear; one search for each context would not be.
-    order = np.argsort(contexts.astype(np.int16), kind="stable")
-    bounds = np.searchsorted(contexts[order], np.arange(count + 1))
+    # A stable sort of small integers is linear; one search for each context would not be.
+    small = (contexts + 1).astype(np.uint8 if count < 256 else np.uint16)
+    order, bounds = np.argsort(small, kind="stable"), np.cumsum(np.bincount(small, minlength=count + 1))
     for start, stop in pairwise(bounds):
         if stop > start:
             yield order[start:stop]
@@ -72,29 +72,55 @@ def blocks(size: int) -> Iterator[slice]:
 
 
 def _write_block(writer: SymbolWriter, numbers: npt.NDArray[np.int64], contexts: Integers | None, count: int) -> None:
-    lengths = _bit_lengths(numbers)
-    long_tokens = DIRECT + 4 * (lengths - 5) + ((numbers >> np.maximum(lengths - 3, 0)) & 3)
-    write_partitioned(writer, np.where(numbers < DIRECT, numbers, long_tokens), contexts, alphabet=ALPHABET, count=count)
-    for length in _long(lengths):
-        group = numbers[lengths == length]
-        for shift, width in _pieces(length - 3):
-            writer.bits((group >> shift) & ((1 << width) - 1), width)
+    tokens, widths = tokens_of(numbers)
+    write_partitioned(writer, tokens, contexts, alphabet=ALPHABET, count=count)
+    _write_remainders(writer, numbers, widths)
 
 
 def _read_block(reader: SymbolReader, size: int, contexts: Integers | None, count: int) -> npt.NDArray[np.int64]:
     tokens = read_partitioned(reader, size, contexts, alphabet=ALPHABET, count=count, dtype=np.int64)
-    lengths = (tokens - DIRECT) // 4 + 5
-    numbers = np.where(tokens < DIRECT, tokens, (4 + (tokens - DIRECT) % 4) << np.maximum(lengths - 3, 0))
-    for length in _long(lengths):
-        group = np.flatnonzero(lengths == length)
-        for shift, width in _pieces(length - 3):
-            numbers[group] |= reader.bits(group.size, width) << shift
+    numbers, widths = numbers_of(tokens)
+    return numbers | _read_remainders(reader, widths)
+
+
+def tokens_of(numbers: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """The token of every number, and how many of its low bits the token leaves open."""
+    lengths = bit_lengths(numbers)
+    widths = np.where(numbers < DIRECT, 0, np.maximum(lengths - 3, 0))
+    return np.where(numbers < DIRECT, numbers, DIRECT + 4 * (lengths - 5) + ((numbers >> widths) & 3)), widths
+
+
+def numbers_of(tokens: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """The inverse of ``tokens_of``, the open bits 0."""
+    widths = np.maximum((tokens >> 2) - 2, 0) * (tokens >= DIRECT)
+    return np.where(tokens < DIRECT, tokens, (4 + (tokens & 3)) << widths), widths
+
+
+def _write_remainders(writer: SymbolWriter, numbers: Integers, widths: Integers) -> None:
+    """The low bits of numbers, 0 to 32 of each as ``widths`` says, which the reader must know; narrow ones first."""
+    for width, group in _by_width(widths):
+        for shift, piece in _pieces(width):
+            writer.bits((numbers[group] >> shift) & ((1 << piece) - 1), piece)
+
+
+def _read_remainders(reader: SymbolReader, widths: Integers) -> npt.NDArray[np.int64]:
+    """The inverse of ``_write_remainders``."""
+    numbers = np.zeros(widths.size, np.int64)
+    for width, group in _by_width(widths):
+        low = np.zeros(group.size, np.int64)
+        for shift, piece in _pieces(width):
+            low |= reader.bits(group.size, piece) << shift
+        numbers[group] = low
     return numbers
 
 
-def _long(lengths: npt.NDArray[np.int64]) -> list[int]:
-    """The bit lengths above those of direct tokens that occur, rising."""
-    return [int(length) for length in np.flatnonzero(np.bincount(np.maximum(lengths, 4).ravel(), minlength=1)) if length > 4]
+def _by_width(widths: Integers) -> Iterator[tuple[int, npt.NDArray[np.intp]]]:
+    """The places of every width above 0 that occurs, rising."""
+    order = np.argsort(widths.astype(np.uint8), kind="stable")
+    stops = np.cumsum(np.bincount(widths, minlength=1))
+    for width, (start, stop) in enumerate(pairwise(stops), 1):
+        if stop > start:
+            yield width, order[start:stop]
 
 
 def _pieces(bits: int) -> list[tuple[int, int]]:
@@ -102,6 +128,7 @@ def _pieces(bits: int) -> list[tuple[int, int]]:
     return [(shift, min(MAX_BITS, bits - shift)) for shift in range(0, bits, MAX_BITS)]
 
 
-def _bit_lengths(values: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+def bit_lengths(values: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """How many bits each number has, 0 for 0."""
     # Below 2^53 a float64 holds the integer exactly, so frexp's exponent is the bit length.
     return np.frexp(values.astype(np.float64))[1].astype(np.int64)

@@ -6,14 +6,18 @@ takes a part from the base, lower numbers need no base, higher ones code changes
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from model_registry.contract.codecs.changes import FIRST_NUMBER, decode_changes, encode_changes
+from model_registry.contract.codecs.drift import read_drift, write_drift
 from model_registry.contract.codecs.heads import TensorHead
 from model_registry.contract.codecs.integers import Array, IntegerView
+from model_registry.contract.codecs.prediction import predict
 from model_registry.contract.codecs.scales import decode_scale, encode_scale
 from model_registry.contract.codecs.sections import Sink, Source
 from model_registry.contract.codecs.values import decode_values, encode_values
@@ -21,6 +25,7 @@ from model_registry.contract.errors import MalformedArtifact
 from model_registry.contract.tensors import EncodedTensor
 
 SAME = 16
+DRIFT = 44
 
 
 def encode_tensor(old: EncodedTensor | None, new: EncodedTensor, sink: Sink) -> bytes:
@@ -43,8 +48,24 @@ def _encode_values(old: EncodedTensor | None, new: EncodedTensor) -> tuple[int, 
         return SAME, Sink()
     candidates: list[tuple[int, Sink]] = [encode_values(new)]
     if old is not None:
-        candidates += encode_changes(old, new)
+        candidates += encode_differences(old, new)
     return min(candidates, key=lambda candidate: candidate[1].cost)
+
+
+def encode_differences(old: EncodedTensor, new: EncodedTensor) -> Iterator[tuple[int, Sink]]:
+    """Every way of coding ``new`` against ``old`` that may pay, by number."""
+    yield from encode_changes(old, new)
+    weights = _weights(old, IntegerView(new.encoding, new.scale), new.shape)
+    sink = Sink()
+    if weights is not None and write_drift(sink, weights, new.values.ravel(), new.shape):
+        yield DRIFT, sink
+
+
+def _weights(old: EncodedTensor | None, view: IntegerView, shape: tuple[int, ...]) -> Array | None:
+    """The base's weights laid over ``shape``, flat; None where that makes no sense for a new tensor of floats."""
+    drifts = old is not None and not view.is_integer and math.prod(shape) > 0
+    prediction = predict(old, view, shape, by_weight=True) if old and drifts else None
+    return prediction.aligned if prediction else None
 
 
 def _same(old: npt.NDArray[Any], new: npt.NDArray[Any]) -> bool:
@@ -71,6 +92,11 @@ def _decode_values(
     old: EncodedTensor | None, head: TensorHead, scale: npt.NDArray[np.float32], number: int, source: Source
 ) -> Array:
     view = IntegerView(head.encoding, scale)
+    if number == DRIFT:
+        weights = _weights(old, view, head.shape)
+        if weights is None:
+            raise MalformedArtifact(f"tensor {head.name!r} drifts from floats that the base does not have")
+        return read_drift(source, weights, head.shape, head.encoding.dtype).reshape(head.shape)
     if number >= FIRST_NUMBER:
         return decode_changes(number, old, view=view, shape=head.shape, source=source)
     if number != SAME:

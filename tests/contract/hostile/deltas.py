@@ -6,9 +6,11 @@ import bz2
 import struct
 from collections.abc import Iterator
 
+import numpy as np
 import zstandard
 
 from model_registry.contract.codecs.bsdiff import MAX_ENTRIES
+from model_registry.contract.codecs.numbers import write_numbers
 from model_registry.contract.codecs.sections import Sink
 from model_registry.contract.delta import Codec
 from model_registry.contract.errors import (
@@ -139,6 +141,12 @@ def _model() -> Iterator[Hostile]:
     yield case("scale changes of another length", named(weight, 4, (32, 16, 3, 3), 31), b"\x20\x10", 4 * 31 + 4608)
     rows = named(b"empty", 1, (2**32 - 1, 0), 0)
     yield case("numbers of changes for 4 billion rows without values", rows, b"\x03\x21", 0, refusal=UnsupportedArtifact)
+    yield case("drift of a tensor that the base lacks", named(b"other", 0, (3,), 0), b"\x03\x2c", 12)
+    yield case("drift of integers", named(weight, 4, (32, 16, 3, 3), 32), b"\x10\x2c", 128 + 4608)
+    yield case("drift of nothing", named(b"full.weight", 0, (0, 30), 0), b"\x03\x2c", 0)
+    beyond = Sink()
+    write_numbers(beyond.symbols, np.array([2 * 641, *[0] * 9]))
+    yield case("a spread out of range", named(b"full.weight", 0, (10, 30), 0), b"\x03\x2c", 1200, beyond)
     steps = named(b"conv.weight", 2, (32, 16, 3, 3), 3)
     yield case("three steps for 32 rows", steps, b"\x03\x26", 12 + 4608)
     yield case("no step at all", named(weight, 2, (32, 16, 3, 3), 0), b"\x03\x26", 4608)
