@@ -27,7 +27,7 @@ from model_registry.contract.errors import MalformedArtifact
 from model_registry.contract.full import encode_full
 
 PROGRAM = Path(sys.executable).with_name("deltafleet")
-INPUTS = 2000
+INPUTS = 1200
 
 
 @pytest.mark.parametrize("decoder", list(Decoder))

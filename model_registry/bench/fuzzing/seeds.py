@@ -143,12 +143,12 @@ def _forced(base: Content | None, decode: Decode) -> Iterator[bytes]:
             for number in CODER_NUMBERS:
                 for coders in (bytes([3, number]), bytes([number, 0]))[: 2 if scales else 1]:
                     data = _single(rng, base, decode, tensor=head, scales=scales, coders=coders, tensor_bytes=size)
-                    if _accepted(decode, data):
+                    if data:
                         yield data
 
 
 def _accepted(decode: Decode, data: bytes) -> bool:
-    """The coders exist: decoding gets as far as the random bytes, or even through them."""
+    """The coders exist: decoding gets as far as what they take."""
     try:
         decode(data)
     except UnsupportedArtifact:
@@ -161,6 +161,7 @@ def _accepted(decode: Decode, data: bytes) -> bool:
 def _single(
     rng: random.Random, base: Content | None, decode: Decode, *, tensor: bytes, scales: int, coders: bytes, tensor_bytes: int
 ) -> bytes:
+    """An artifact of one tensor; nothing when its coders are unknown."""
     empty = ContentHead(_manifest("1.0.0").to_bytes(), b"", ())
     head = empty.to_bytes()[:-4] + struct.pack("<I", 1) + tensor + coders
     frame = compress(head, level=1, dictionary=ContentHead.of(base).to_bytes() if base else b"")
@@ -174,6 +175,8 @@ def _single(
     # What a raw scale and the zstd coder want stands first; to others it is as good as noise.
     blob = scale + struct.pack("<I", len(inner)) + inner + rng.randbytes(NOISE_BYTES)
     whole = header + struct.pack("<I", len(blob)) + blob
+    if not _accepted(decode, whole):
+        return b""
     stream = invented(rng, lambda: decode(whole))
     blob = blob[: len(blob) - _left_over(decode, whole + stream)]
     return header + struct.pack("<I", len(blob)) + blob + stream
