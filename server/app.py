@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry, Counter
 from starlette.concurrency import run_in_threadpool
 
 from model_registry.contract.errors import Refusal
-from server.api import artifacts, device, fleet, operations, problems, repository
+from server.api import artifacts, device, fleet, graph, operations, problems, repository
 from server.api.bodies import BodyBounds
 from server.api.checkins import CheckIns, PresenceBuffer, save_presences
 from server.bootstrap import Registry, build, operator_token
@@ -39,7 +39,7 @@ def create_app(settings: Settings, registry: Registry | None = None) -> FastAPI:
     problems.install(app)
     app.add_middleware(BodyBounds, settings=settings)
     app.router.routes.extend(device.routes)
-    for part in (artifacts.router, fleet.router, repository.router, operations.router, views.router):
+    for part in (artifacts.router, graph.router, fleet.router, repository.router, operations.router, views.router):
         app.include_router(part)
     _describe_device_door(app)
     return app
@@ -49,7 +49,7 @@ def _device_door(registry: Registry, collectors: CollectorRegistry) -> device.De
     settings = registry.settings
     return device.DeviceDoor(
         registry=registry,
-        checkins=CheckIns(registry.database, poll_interval_s=settings.poll_interval_s),
+        checkins=CheckIns(registry.database, poll_interval_s=settings.poll_interval_s, bounds=registry.bounds),
         presences=PresenceBuffer(save_presences(registry.database), capacity=settings.presence_buffer),
         answered=Counter("deltafleet_check_ins", "Check-ins answered", ["answer"], registry=collectors),
     )

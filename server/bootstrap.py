@@ -19,6 +19,7 @@ from model_registry.trust.director import Director
 from model_registry.trust.image_repository import ImageRepository
 from model_registry.trust.keys import Keyring, init_keys
 from server.database import Database, migrate, require_current_schema
+from server.services.planning import Bounds
 from server.settings import Settings, SettingsRefused
 
 Clock = Callable[[], datetime]
@@ -58,6 +59,12 @@ class Registry:
     image_repository: ImageRepository
     director: Director
     clock: Clock
+
+    @property
+    def bounds(self) -> Bounds:
+        """What one vehicle's way may ask of it."""
+        settings = self.settings
+        return Bounds(settings.chain_hops, settings.chain_held_bytes, settings.chain_rebuild_s)
 
     def close(self) -> None:
         self.database.close()

@@ -14,6 +14,7 @@ from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from model_registry.contract.errors import Refusal
+from model_registry.contract.messages import MAX_HOPS
 
 MIB = 1024 * 1024
 SETTINGS_FILE = "DELTAFLEET_SETTINGS"
@@ -75,7 +76,13 @@ class Settings(BaseSettings):
     job_lease_s: Seconds = 30
     job_retry_s: Seconds = 5
     job_attempts: Annotated[int, Field(ge=1, le=10)] = 3
+
+    # Deltas: at most how many bases a release gets one from; what one vehicle's way may ask of it; when files go.
     delta_bases: Annotated[int, Field(ge=0, le=64)] = 8
+    chain_hops: Annotated[int, Field(ge=1, le=MAX_HOPS)] = 3
+    chain_held_bytes: Bytes = 1024 * MIB
+    chain_rebuild_s: Seconds = 60
+    retired_file_life_s: Seconds = 24 * 3600
 
     @property
     def embedded_database(self) -> bool:

@@ -49,12 +49,24 @@ class VersionState(StrEnum):
 
 
 class DeltaState(StrEnum):
-    """``dropped``: it was made and is not smaller than the full artifact."""
+    """``dropped``: it was made and is not smaller than the full artifact. ``retiring``: it is offered to nobody any more;
+    ``retired``: signed metadata no longer names it either, and its file goes after a while.
+    """
 
     QUEUED = "queued"
     PUBLISHED = "published"
     DROPPED = "dropped"
     FAILED = "failed"
+    RETIRING = "retiring"
+    RETIRED = "retired"
+
+
+class RetiredBecause(StrEnum):
+    """Why a delta is retired: nobody runs its base, a cheaper way exists, or an operator said so."""
+
+    UNUSED = "unused"
+    DEARER = "dearer"
+    OPERATOR = "operator"
 
 
 class JobKind(StrEnum):
@@ -155,7 +167,12 @@ class Upload(Table):
 
 
 class Version(Table):
-    """One release of a family. Sizes are in bytes; what only a published version has is empty before."""
+    """One release of a family. Sizes are in bytes; what only a published version has is empty before.
+
+    ``given_sha256``: its content's digest before it got its name. ``lost``: the share of the update from the content
+    ``lost_base_sha256`` that was not delivered; that content is a published one, or the column is empty. ``lossless``: every
+    weight is as it was trained, so nothing is lost whatever the base.
+    """
 
     __tablename__ = "versions"
     __table_args__ = (
@@ -171,6 +188,9 @@ class Version(Table):
             " AND content_bytes IS NOT NULL AND float32_bytes IS NOT NULL AND published_at IS NOT NULL)",
             name="published_is_complete",
         ),
+        _digest("given_sha256"),
+        _digest("lost_base_sha256"),
+        CheckConstraint("lost >= 0", name="lost_not_negative"),
     )
     id: Mapped[int] = mapped_column(Integer, primary_key=True)
     family: Mapped[str] = mapped_column(ForeignKey("families.name"))
@@ -190,10 +210,14 @@ class Version(Table):
     error: Mapped[str | None] = mapped_column(Text)
     created_at: Mapped[datetime]
     published_at: Mapped[datetime | None]
+    given_sha256: Mapped[str | None] = mapped_column(String(64))
+    lost: Mapped[float | None]
+    lost_base_sha256: Mapped[str | None] = mapped_column(String(64))
+    lossless: Mapped[bool | None]
 
 
 class Delta(Table):
-    """The way from one version of a family to another."""
+    """The way from one version of a family to another. A retired one without ``sha256`` has no file any more."""
 
     __tablename__ = "deltas"
     __table_args__ = (
@@ -205,6 +229,11 @@ class Delta(Table):
             "state <> 'published' OR (sha256 IS NOT NULL AND size_bytes IS NOT NULL AND codec IS NOT NULL)",
             name="published_is_complete",
         ),
+        _one_of("retired_because", RetiredBecause),
+        CheckConstraint(
+            "state NOT IN ('retiring', 'retired') OR (retired_because IS NOT NULL AND retired_at IS NOT NULL)",
+            name="retired_is_explained",
+        ),
     )
     id: Mapped[int] = mapped_column(Integer, primary_key=True)
     base_id: Mapped[int] = mapped_column(ForeignKey("versions.id"))
@@ -215,6 +244,8 @@ class Delta(Table):
     size_bytes: Mapped[int | None] = mapped_column(BigInteger)
     job_id: Mapped[int | None] = mapped_column(ForeignKey("jobs.id"))
     created_at: Mapped[datetime]
+    retired_because: Mapped[str | None] = mapped_column(String(16))
+    retired_at: Mapped[datetime | None]
 
 
 class Counterfactual(Table):

@@ -24,6 +24,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from model_registry.contract.errors import Refusal, Unreachable
 from server.bootstrap import Registry
 from server.errors import JobFailed
+from server.jobs import retiring
 from server.jobs.handlers import HANDLERS, LeaseLost
 from server.jobs.process import ChildRefused, ChildStopped, Verdict, run_child
 from server.jobs.queue import JobQueue
@@ -75,10 +76,13 @@ class Worker:
         next_round = time.monotonic()
         while not self._stopping.wait(settings.rollout_tick_s):
             self._survive(lambda: tick_rollouts(self._registry))
+            self._survive(lambda: retiring.withdraw(self._registry))
             if time.monotonic() >= next_round:
                 next_round = time.monotonic() + settings.refresh_interval_s
                 self._survive(lambda: refresh_metadata(self._registry))
                 self._survive(lambda: remove_expired_uploads(self._registry))
+                self._survive(lambda: retiring.retire_unneeded(self._registry))
+                self._survive(lambda: retiring.remove_files(self._registry))
 
     def _survive(self, step: Callable[[], bool | None]) -> bool:
         """Take one step. What goes wrong in it is logged and tried again; a worker outlives its database's restarts."""
@@ -201,7 +205,7 @@ def tick_rollouts(registry: Registry) -> None:
         running = rollouts.running_ids(session)
     for rollout_id in running:
         with registry.database.writing() as session:
-            waves.tick(session, rollout_id, registry.clock())
+            waves.tick(session, rollout_id, registry.clock(), registry.bounds)
 
 
 def refresh_metadata(registry: Registry) -> None:

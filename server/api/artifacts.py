@@ -37,7 +37,7 @@ from server.api.schemas import (
 from server.bootstrap import Registry
 from server.errors import BodyIncomplete, InvalidRequest, LengthRequired, NotFound
 from server.repositories import artifacts, jobs
-from server.services import publishing
+from server.services import deltas, publishing
 from server.tables import DeltaState, Family, Job, Upload, Version
 
 router = APIRouter(prefix="/api/v1", tags=["publishing"])
@@ -166,7 +166,7 @@ def _version_answers(session: Session, rows: Sequence[Version]) -> list[VersionA
     return [_version_answer(row, [d for d in found if d.delta.version_id == row.id]) for row in rows]
 
 
-def _version_answer(row: Version, deltas: Sequence[artifacts.DeltaRow]) -> VersionAnswer:
+def _version_answer(row: Version, found: Sequence[artifacts.DeltaRow]) -> VersionAnswer:
     return VersionAnswer(
         family=row.family,
         version=row.version,
@@ -178,12 +178,20 @@ def _version_answer(row: Version, deltas: Sequence[artifacts.DeltaRow]) -> Versi
         full_sha256=row.full_sha256,
         full_bytes=row.full_bytes,
         float32_bytes=row.float32_bytes,
+        lost=row.lost,
+        lossless=row.lossless,
         deltas=[
-            DeltaAnswer(base_version=d.base_version, state=d.delta.state, bytes=d.delta.size_bytes, codec=d.delta.codec)
-            for d in deltas
+            DeltaAnswer(
+                base_version=d.base.version,
+                state=d.delta.state,
+                bytes=d.delta.size_bytes,
+                codec=d.delta.codec,
+                lost=deltas.lost(row, d.base),
+            )
+            for d in found
             if d.delta.state == DeltaState.PUBLISHED
         ],
-        deltas_in_the_making=sum(d.delta.state == DeltaState.QUEUED for d in deltas),
+        deltas_in_the_making=sum(d.delta.state == DeltaState.QUEUED for d in found),
         error=ErrorAnswer(code=row.error_code, detail=row.error or "") if row.error_code else None,
         created_at=row.created_at,
         published_at=row.published_at,

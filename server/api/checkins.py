@@ -22,6 +22,7 @@ from server.database import Database
 from server.repositories import fleet
 from server.repositories.fleet import Seen
 from server.services import deployments
+from server.services.planning import DEFAULT_BOUNDS, Bounds
 from server.tables import VehicleState
 
 log = logging.getLogger(__name__)
@@ -43,8 +44,16 @@ class Entry:
 class CheckIns:
     """A bounded memory of vehicles. Safe to use from several threads."""
 
-    def __init__(self, database: Database, *, poll_interval_s: float, remembered: int = REMEMBERED) -> None:
+    def __init__(
+        self,
+        database: Database,
+        *,
+        poll_interval_s: float,
+        bounds: Bounds = DEFAULT_BOUNDS,
+        remembered: int = REMEMBERED,
+    ) -> None:
         self._database = database
+        self._bounds = bounds
         self._poll_interval_s = poll_interval_s
         self._remembered = remembered
         self._entries: OrderedDict[str, Entry] = OrderedDict()
@@ -79,7 +88,7 @@ class CheckIns:
             if vehicle is None:
                 return Entry(None, VehicleState.REJECTED, None, -1, b"", "")
             accepted = vehicle.state == VehicleState.ACCEPTED
-            assignment = deployments.assignment(session, vehicle) if accepted else None
+            assignment = deployments.assignment(session, vehicle, self._bounds) if accepted else None
         body = Instruction(self._poll_interval_s, assignment).to_bytes()
         return Entry(
             key=vehicle_key(vehicle.public_key),

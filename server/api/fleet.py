@@ -196,7 +196,12 @@ def tell_rollout(rollout_id: RolloutId, action: str, registry: TheRegistry) -> R
         raise NotFound(f"a rollout does not understand {action[:32]!r}", remedy=f"say {', '.join(sorted(set(words)))}")
     with registry.database.writing() as session:
         row = waves.tell(
-            session, rollout_id, RolloutEvent(action), delta_bases=registry.settings.delta_bases, now=registry.clock()
+            session,
+            rollout_id,
+            RolloutEvent(action),
+            delta_bases=registry.settings.delta_bases,
+            bounds=registry.bounds,
+            now=registry.clock(),
         )
         return _rollout_answer(session, row)
 

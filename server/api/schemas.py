@@ -72,12 +72,17 @@ class VersionAccepted(Answer):
 
 
 class DeltaAnswer(Answer):
-    """A way to a version. ``state``: queued, published, dropped (not smaller than the full artifact) or failed."""
+    """A delta to a version.
+
+    ``state``: queued, published, dropped (not smaller than the full artifact), failed, retiring or retired. ``lost``: the share
+    of the update from this base that was not delivered; null where it was measured from another base.
+    """
 
     base_version: str
     state: str
     bytes: int | None
     codec: str | None
+    lost: float | None
 
 
 class ErrorAnswer(Answer):
@@ -88,7 +93,7 @@ class ErrorAnswer(Answer):
 
 
 class VersionAnswer(Answer):
-    """One release. ``deltas`` are those that vehicles can take."""
+    """One release. ``deltas`` are those that vehicles can take; ``lost``: what of the update was not delivered to its base."""
 
     family: str
     version: str
@@ -100,11 +105,77 @@ class VersionAnswer(Answer):
     full_sha256: str | None
     full_bytes: int | None
     float32_bytes: int | None
+    lost: float | None
+    lossless: bool | None
     deltas: list[DeltaAnswer]
     deltas_in_the_making: int
     error: ErrorAnswer | None
     created_at: datetime
     published_at: datetime | None
+
+
+class NodeAnswer(Answer):
+    """A published release in the delta graph; ``bytes`` of its full artifact. ``lost`` was measured from ``lost_base``."""
+
+    version: str
+    content_sha256: str
+    content_bytes: int
+    bytes: int
+    vehicles: int
+    lost: float | None
+    lost_base: str | None
+
+
+class EdgeAnswer(Answer):
+    """An artifact in the delta graph; no ``base``: a full one. ``vehicles`` would take it on their way to the target."""
+
+    base: str | None
+    version: str
+    state: str
+    codec: str | None
+    bytes: int | None
+    lost: float | None
+    vehicles: int
+    retired_because: str | None
+    retired_at: datetime | None
+
+
+class JourneyAnswer(Answer):
+    """The cheapest way of the vehicles on ``base`` (null: on nothing that is published here); it ``passes`` these versions."""
+
+    base: str | None
+    vehicles: int
+    by_full: bool
+    passes: list[str]
+    bytes: int
+    rebuild_s: float
+
+
+class UnneededAnswer(Answer):
+    """A delta that nobody needs, and why: ``unused`` or ``dearer`` than another way."""
+
+    base: str
+    version: str
+    because: str
+
+
+class RetiredAnswer(UnneededAnswer):
+    """A delta that was retired; ``retiring`` until signed metadata has forgotten it."""
+
+    state: str
+
+
+class GraphAnswer(Answer):
+    """A family's delta graph, with the cheapest ways to ``target``; ``metadata_bytes``: what the deltas' entries come to."""
+
+    family: str
+    target: str | None
+    nodes: list[NodeAnswer]
+    edges: list[EdgeAnswer]
+    ways: list[JourneyAnswer]
+    to_make: list[str]
+    to_retire: list[UnneededAnswer]
+    metadata_bytes: int
 
 
 class JobAnswer(Answer):

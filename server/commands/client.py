@@ -56,6 +56,9 @@ class RegistryClient:
     def put(self, path: str, value: dict[str, Any]) -> dict[str, Any]:
         return self._answer("PUT", path, json=value)
 
+    def delete(self, path: str) -> dict[str, Any]:
+        return self._answer("DELETE", path)
+
     def upload(self, pieces: Iterator[bytes], size_bytes: int) -> dict[str, Any]:
         headers = {"Content-Length": str(size_bytes), "Content-Type": "application/octet-stream"}
         timeout = httpx2.Timeout(UPLOAD_TIMEOUT_S, connect=TIMEOUT_S)

@@ -120,9 +120,13 @@ def _lines(made: dict[str, Any]) -> list[str]:
     if made["state"] != "published":
         return [f"{made['family']} {made['version']} is {made['state']}, job {made['job_id']}"]
     ratio = made["float32_bytes"] / made["full_bytes"]
-    deltas = [f"  from {delta['base_version']}: {delta['bytes']:,} bytes ({delta['codec']})" for delta in made["deltas"]]
+    deltas = [f"  from {d['base_version']}: {d['bytes']:,} bytes ({d['codec']}){_lost(d['lost'])}" for d in made["deltas"]]
     size = f"{made['full_bytes']:,} bytes, {ratio:.1f} times less than the float32 weights"
     return [f"published {made['family']} {made['version']}: {size}", *deltas]
+
+
+def _lost(share: float | None) -> str:
+    return "" if share is None else f", lost {100 * share:.2g} % of the update"
 
 
 @contextmanager

@@ -47,6 +47,11 @@ def percent(part: int, whole: int) -> str:
     return f"{text}{NO_BREAK}%"
 
 
+def share(value: float) -> str:
+    """A measured share in two digits: "3.1 %"."""
+    return f"{100 * value:.2g}{NO_BREAK}%"
+
+
 def times(alternative: int, sent: int) -> str | None:
     """How many times more the alternative costs: "76×"; None while there is nothing to compare."""
     if not sent or not alternative:

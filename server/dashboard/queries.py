@@ -31,6 +31,9 @@ from server.dashboard.figures import (
     VersionLine,
     WaveLine,
 )
+from server.services import graph
+from server.services.graph import Graph
+from server.services.planning import Bounds
 from server.tables import (
     Counterfactual,
     Delta,
@@ -114,6 +117,13 @@ def rollout_page(
         inferences_failed=failed,
         vehicles=_vehicles(session, rollout_id, state, after),
     )
+
+
+def family_page(session: Session, family: str, *, bounds: Bounds, delta_bases: int) -> Graph | None:
+    """One family's delta graph; None when there is no such family."""
+    if session.get(Family, family) is None:
+        return None
+    return graph.of_family(session, family, bounds=bounds, delta_bases=delta_bases)
 
 
 def _tallies(session: Session, rollout_id: int | None = None) -> list[Tally]:

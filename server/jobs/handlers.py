@@ -84,12 +84,19 @@ class CompressHandler:
             full_bytes=size_bytes,
             float32_bytes=int(result["float32_bytes"]),
             bsdiff4_float16_bytes=int(result["bsdiff4_float16_bytes"]),
+            given_sha256=result["given_sha256"],
+            lost=result["lost"],
+            lost_base_sha256=result["lost_base_sha256"],
+            lossless=bool(result["lossless"]),
         )
         _sign_full(registry, job, made)
         with registry.database.writing() as session:
             succeed(registry, session, job)
             version = artifacts.version_by_id(session, job.payload["version_id"])
-            publishing.publish(session, version, made, delta_bases=registry.settings.delta_bases, now=registry.clock())
+            settings = registry.settings
+            publishing.publish(
+                session, version, made, delta_bases=settings.delta_bases, bounds=registry.bounds, now=registry.clock()
+            )
 
     def fail(self, session: Session, job: Job, verdict: Verdict) -> None:
         publishing.fail(artifacts.version_by_id(session, job.payload["version_id"]), verdict.code, verdict.text)

@@ -134,6 +134,19 @@ def waiting_vehicles(rollout_id: int | None = None, wave: int | None = None) -> 
     return Vehicle.id.in_(query)
 
 
+def unfinished_targets(session: Session, family: str) -> Sequence[Version]:
+    """Versions that vehicles of the family are asked to run, or may be as soon as an operator says so."""
+    unfinished = (RolloutState.DRAFT, RolloutState.RUNNING, RolloutState.PAUSED)
+    asked_for = select(Rollout.version_id).where(Rollout.family == family, Rollout.state.in_(unfinished))
+    return session.scalars(select(Version).where(Version.id.in_(asked_for)).order_by(Version.id)).all()
+
+
+def busy_vehicles(family: str) -> ColumnElement[bool]:
+    """A condition on vehicles: they are of the family and have a deployment that is not over."""
+    unfinished = select(Deployment.vehicle_id).where(Deployment.state.not_in(FINAL))
+    return (Vehicle.family == family) & Vehicle.id.in_(unfinished)
+
+
 def unfinished_vehicles(rollout_id: int) -> ColumnElement[bool]:
     """A condition on vehicles: their deployment of this rollout is not over."""
     unfinished = (Deployment.rollout_id == rollout_id) & Deployment.state.not_in(FINAL)

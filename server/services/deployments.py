@@ -11,11 +11,13 @@ from datetime import datetime
 
 from sqlalchemy.orm import Session
 
-from model_registry.contract.messages import Assignment, BytesReceived, DeploymentState, Hop, Installed, VehicleReport
-from model_registry.contract.targets import DeltaTarget, FullTarget, full_path
+from model_registry.contract.messages import Assignment, BytesReceived, DeploymentState, Installed, VehicleReport
+from model_registry.contract.targets import FullTarget, full_path
 from server.errors import NotFound
 from server.repositories import artifacts, fleet, rollouts
 from server.repositories.rollouts import ActiveDeployment
+from server.services import deltas
+from server.services.planning import DEFAULT_BOUNDS, Bounds
 from server.tables import Deployment, Family, RolloutState, Vehicle, Version, WaveState
 
 MAX_DEPLOYMENT_ID = 2**31 - 1
@@ -38,8 +40,8 @@ def is_offered(active: ActiveDeployment) -> bool:
     return active.rollout_state is RolloutState.RUNNING and active.wave_state is not WaveState.SCHEDULED
 
 
-def assignment(session: Session, vehicle: Vehicle) -> Assignment | None:
-    """What the vehicle is asked to run now, and the shortest way there from what it runs."""
+def assignment(session: Session, vehicle: Vehicle, bounds: Bounds = DEFAULT_BOUNDS) -> Assignment | None:
+    """What the vehicle is asked to run now, and the cheapest way there from what it runs."""
     active = rollouts.active_deployment(session, vehicle.id)
     if active is None or not is_offered(active):
         return None
@@ -48,16 +50,8 @@ def assignment(session: Session, vehicle: Vehicle) -> Assignment | None:
         deployment_id=str(active.deployment.id),
         target_path=full_path(version.family, version.version),
         content_sha256=_known(version.content_sha256),
-        hops=_hops(session, vehicle, version),
+        hops=deltas.hops(session, vehicle, version, bounds),
     )
-
-
-def _hops(session: Session, vehicle: Vehicle, version: Version) -> tuple[Hop, ...]:
-    base, content = vehicle.installed_sha256, _known(version.content_sha256)
-    if base is None or artifacts.published_delta(session, base_sha256=base, version_id=version.id) is None:
-        return ()
-    path = DeltaTarget(version.family, base, content, version.content_bytes or 0).path
-    return (Hop(path, full_path(version.family, version.version)),)
 
 
 def signed_target(session: Session, vehicle: Vehicle) -> SignedTarget | None:

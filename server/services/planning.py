@@ -17,21 +17,15 @@ import heapq
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
+
+from server.tables import RetiredBecause
 
 # One delta's entry in its role's metadata, measured with 64-digit digests and a family's name of some letters.
 ENTRY_BYTES = 400
 FULL = "full"
 # Content bytes rebuilt per second, a fifth of what one core of a server does; a child process starts once for the whole way.
 REBUILD_BYTES_PER_S: Mapping[str, float] = {FULL: 5e6, "model": 2.5e6, "bsdiff4": 5e6, "zstd": 40e6}
-
-
-class Unneeded(StrEnum):
-    """Why a delta is retired: nobody runs its base, a cheaper way exists, or an operator said so."""
-
-    UNUSED = "unused"
-    DEARER = "dearer"
-    OPERATOR = "operator"
+SLOWEST_BYTES_PER_S = min(REBUILD_BYTES_PER_S.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +50,7 @@ class Edge:
 
     @property
     def rebuild_s(self) -> float:
-        return self.content_bytes / REBUILD_BYTES_PER_S[self.codec]
+        return self.content_bytes / REBUILD_BYTES_PER_S.get(self.codec, SLOWEST_BYTES_PER_S)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +62,19 @@ class Bounds:
     rebuild_s: float
 
 
+DEFAULT_BOUNDS = Bounds(hops=3, held_bytes=1024**3, rebuild_s=60.0)
+
+
 @dataclass(frozen=True, slots=True)
 class Way:
     """Artifacts to take one after the other."""
 
     edges: tuple[Edge, ...]
+
+    @property
+    def is_chain(self) -> bool:
+        """Whether it needs what runs; else it is a full artifact."""
+        return bool(self.edges) and self.edges[0].base is not None
 
     @property
     def size_bytes(self) -> int:
@@ -172,13 +174,13 @@ def deltas_to_build(
 
 def unneeded_deltas(
     edges: Sequence[Edge], wanted: Collection[tuple[str | None, str]], bounds: Bounds
-) -> list[tuple[Edge, Unneeded]]:
+) -> list[tuple[Edge, RetiredBecause]]:
     """The deltas among ``edges`` that are on no cheapest way of ``wanted``: pairs of what is run and what may be asked for."""
     ways = [cheapest_way(base, target, edges, bounds) for base, target in wanted]
     needed = {(edge.base, edge.content) for way in ways if way for edge in way.edges}
     bases = {base for base, _ in wanted}
     return [
-        (edge, Unneeded.DEARER if edge.base in bases else Unneeded.UNUSED)
+        (edge, RetiredBecause.DEARER if edge.base in bases else RetiredBecause.UNUSED)
         for edge in edges
         if edge.base is not None and (edge.base, edge.content) not in needed
     ]

@@ -21,6 +21,7 @@ from model_registry.contract.full import read_full_header
 from server.errors import Conflict, InvalidRequest, NotFound
 from server.repositories import artifacts, jobs
 from server.services import deltas
+from server.services.planning import DEFAULT_BOUNDS, Bounds
 from server.tables import Counterfactual, Family, JobKind, Upload, Version, VersionState
 
 # What an upload's kind is read from.
@@ -38,7 +39,10 @@ class UploadKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Compressed:
-    """What a compress job found out. ``bsdiff4_float16_bytes``: what that way would cost a vehicle that has nothing."""
+    """What a compress job found out. ``bsdiff4_float16_bytes``: what that way would cost a vehicle that has nothing.
+
+    ``given_sha256``: the content's digest before it got its name. ``lost``: as the manifest says, against ``lost_base_sha256``.
+    """
 
     content_sha256: str
     content_bytes: int
@@ -46,6 +50,10 @@ class Compressed:
     full_bytes: int
     float32_bytes: int
     bsdiff4_float16_bytes: int
+    given_sha256: str | None = None
+    lost: float | None = None
+    lost_base_sha256: str | None = None
+    lossless: bool = False
 
 
 def upload_kind(head: bytes) -> UploadKind:
@@ -138,11 +146,16 @@ def _start(session: Session, version: Version, upload: Upload, recipe: dict[str,
     version.job_id = jobs.request(session, JobKind.COMPRESS, key, {"version_id": version.id}, now).id
 
 
-def publish(session: Session, version: Version, made: Compressed, *, delta_bases: int, now: datetime) -> None:
+def publish(
+    session: Session, version: Version, made: Compressed, *, delta_bases: int, bounds: Bounds = DEFAULT_BOUNDS, now: datetime
+) -> None:
     """Enter what was made and signed, and ask for the deltas that the fleet needs."""
     version.content_sha256, version.content_bytes = made.content_sha256, made.content_bytes
     version.full_sha256, version.full_bytes, version.float32_bytes = made.full_sha256, made.full_bytes, made.float32_bytes
     version.state, version.published_at = VersionState.PUBLISHED, now
+    version.given_sha256, version.lossless, version.lost = made.given_sha256, made.lossless, made.lost
+    base = artifacts.known_content(session, version.family, made.lost_base_sha256) if made.lost_base_sha256 else None
+    version.lost_base_sha256 = base.content_sha256 if base else None
     costs = Counterfactual(
         version_id=version.id,
         base_sha256="",
@@ -152,7 +165,7 @@ def publish(session: Session, version: Version, made: Compressed, *, delta_bases
     )
     artifacts.save_counterfactual(session, costs)
     session.flush()
-    deltas.plan(session, version, limit=delta_bases, now=now)
+    deltas.plan(session, version, limit=delta_bases, bounds=bounds, now=now)
 
 
 def fail(version: Version, code: str, text: str) -> None:

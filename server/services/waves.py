@@ -11,6 +11,7 @@ from model_registry.contract.messages import DeploymentState
 from server.errors import Conflict, NotFound
 from server.repositories import artifacts, fleet, rollouts
 from server.services import deltas
+from server.services.planning import DEFAULT_BOUNDS, Bounds
 from server.services.rollouts import (
     CloseWave,
     Finish,
@@ -65,7 +66,15 @@ def create(session: Session, plan: RolloutPlan, now: datetime) -> Rollout:
     return rollout
 
 
-def tell(session: Session, rollout_id: int, event: RolloutEvent, *, delta_bases: int, now: datetime) -> Rollout:
+def tell(
+    session: Session,
+    rollout_id: int,
+    event: RolloutEvent,
+    *,
+    delta_bases: int,
+    bounds: Bounds = DEFAULT_BOUNDS,
+    now: datetime,
+) -> Rollout:
     """Carry out an operator's word. Raises NotFound, WrongState, Conflict."""
     rollout = rollouts.rollout(session, rollout_id, lock=True)
     if rollout is None:
@@ -73,7 +82,9 @@ def tell(session: Session, rollout_id: int, event: RolloutEvent, *, delta_bases:
     state = next_state(RolloutState(rollout.state), event)
     match event:
         case RolloutEvent.START:
-            _start(session, rollout, delta_bases=delta_bases, now=now)
+            _start(session, rollout, now=now)
+            version = artifacts.version_by_id(session, rollout.version_id)
+            deltas.plan(session, version, limit=delta_bases, bounds=bounds, now=now)
         case RolloutEvent.RESUME:
             _pardon(session, rollout)
         case RolloutEvent.ABORT:
@@ -89,7 +100,7 @@ def tell(session: Session, rollout_id: int, event: RolloutEvent, *, delta_bases:
     return rollout
 
 
-def _start(session: Session, rollout: Rollout, *, delta_bases: int, now: datetime) -> None:
+def _start(session: Session, rollout: Rollout, *, now: datetime) -> None:
     """Fix who takes part: accepted vehicles of the family that neither have the version nor a later release."""
     artifacts.hold_family(session, rollout.family)
     other = rollouts.active_of(session, rollout.family)
@@ -107,7 +118,6 @@ def _start(session: Session, rollout: Rollout, *, delta_bases: int, now: datetim
         session.add_all([_deployment(rollout, vehicle_id, ordinal, now) for vehicle_id in members])
     rollout.started_at = now
     session.flush()
-    deltas.plan(session, version, limit=delta_bases, now=now)
 
 
 def _wants(vehicle: Vehicle, version: Version) -> bool:
@@ -138,7 +148,7 @@ def _pardon(session: Session, rollout: Rollout) -> None:
             wave.pardoned_executed = counts[wave.ordinal].failed + counts[wave.ordinal].succeeded
 
 
-def tick(session: Session, rollout_id: int, now: datetime) -> None:
+def tick(session: Session, rollout_id: int, now: datetime, bounds: Bounds = DEFAULT_BOUNDS) -> None:
     """Do everything that is due. The rollout's row is locked, so several workers may tick."""
     rollout = rollouts.rollout(session, rollout_id, lock=True)
     if rollout is None:
@@ -154,7 +164,7 @@ def tick(session: Session, rollout_id: int, now: datetime) -> None:
                 wave = session.get_one(Wave, (rollout.id, ordinal))
                 wave.state, wave.done_at = WaveState.DONE, now
             case OpenWave(ordinal):
-                _open(session, rollout, ordinal, now)
+                _open(session, rollout, ordinal, now, bounds)
             case Finish():
                 rollout.state, rollout.finished_at = next_state(RolloutState(rollout.state), RolloutEvent.FINISH), now
         session.flush()
@@ -182,11 +192,14 @@ def view(session: Session, rollout: Rollout) -> RolloutView:
     )
 
 
-def _open(session: Session, rollout: Rollout, ordinal: int, now: datetime) -> None:
+def _open(session: Session, rollout: Rollout, ordinal: int, now: datetime, bounds: Bounds) -> None:
     """Note what each vehicle starts from, and have it offered the version at its next check-in."""
     fleet.touch(session, rollouts.waiting_vehicles(rollout.id, ordinal))
-    for deployment, vehicle in rollouts.in_wave(session, rollout.id, ordinal):
+    members = rollouts.in_wave(session, rollout.id, ordinal)
+    for deployment, vehicle in members:
         deployment.base_version, deployment.base_sha256 = vehicle.installed_version, vehicle.installed_sha256 or ""
         deployment.updated_at = now
+    bases = [vehicle.installed_sha256 for _, vehicle in members if vehicle.installed_sha256]
+    deltas.note_costs(session, artifacts.version_by_id(session, rollout.version_id), bases, bounds)
     wave = session.get_one(Wave, (rollout.id, ordinal))
     wave.state, wave.opened_at = WaveState.OPEN, now

@@ -79,12 +79,12 @@ class RealRegistry:
 
 
 @contextmanager
-def real_registry(folder: Path) -> Iterator[RealRegistry]:
+def real_registry(folder: Path, **settings: str) -> Iterator[RealRegistry]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [str(BIN / "deltafleet"), "serve", "--data", str(folder / "data"), "--port", str(port)]
-    environment = {**os.environ, "DELTAFLEET_POLL_INTERVAL_S": "0.2"}
+    environment = {**os.environ, "DELTAFLEET_POLL_INTERVAL_S": "0.2", **settings}
     with (
         (folder / "serve.log").open("wb") as log,
         subprocess.Popen(command, stdout=log, stderr=log, env=environment) as process,
@@ -124,3 +124,35 @@ def test_two_rollouts_reach_a_vehicle_that_never_stops_answering(tmp_path: Path,
         assert received["delta"] > 0
         assert received["full"] == 0
         assert registry.ask("GET", "vehicles/car-1")["installed"]["version"] == "2.0.0"
+
+
+@pytest.mark.timeout(280)
+def test_a_vehicle_four_releases_behind_comes_by_the_chain_and_its_bytes_are_on_the_dashboard(
+    tmp_path: Path, v1: Content
+) -> None:
+    settings = {"DELTAFLEET_DELTA_BASES": "1", "DELTAFLEET_CHAIN_HOPS": "4"}
+    with real_registry(tmp_path, **settings) as registry:
+        registry.publish(v1)
+        vehicle = registry.enrol(Vehicle(tmp_path / "car-1", None)).configure(max_hops=4, probation_s=0.0)
+        with vehicle.daemon() as daemon:
+            registry.roll_out("1.0.0")
+            eventually(lambda: daemon.version() == "1.0.0", "the first model", 60)
+            for number in (2, 3, 4, 5):
+                registry.publish(make_content(f"{number}.0.0", change=lambda w, n=number: w * (1 + n / 10)))
+            eventually(lambda: len(deltas(registry)) == 4, "a delta from each release to the next", 60)
+            rollout = registry.roll_out("5.0.0")
+            eventually(lambda: registry.ask("GET", f"rollouts/{rollout}")["state"] == "finished", "the rollout ends", 60)
+            assert daemon.version() == "5.0.0"
+            assert daemon.terminate() == 0
+        received = registry.ask("GET", f"rollouts/{rollout}/bandwidth")["received"]
+        assert received["delta"] == sum(edge["bytes"] for edge in deltas(registry))
+        assert received["full"] == 0
+        page = urllib3.request("GET", f"{registry.url}/dashboard/rollouts/{rollout}", timeout=30).data.decode()
+        assert f'value="{received["delta"]}"' in page
+        assert registry.ask("GET", "vehicles/car-1")["installed"]["version"] == "5.0.0"
+
+
+def deltas(registry: RealRegistry) -> list[dict[str, Any]]:
+    """Those that vehicles can take."""
+    edges = registry.ask("GET", f"families/{FAMILY}/graph")["edges"]
+    return [edge for edge in edges if edge["base"] and edge["state"] == "published"]

@@ -22,7 +22,8 @@ from tests.dashboard.seed import S, Seeder, digest
 from tests.services import require_programs
 
 pytestmark = pytest.mark.browser
-PAGES = ("/dashboard", "/dashboard/rollouts/3", "/dashboard/rollouts/1", "/dashboard/rollouts/999")
+KINDS = ("/dashboard", "/dashboard/rollouts/3", "/dashboard/families/signs")
+PAGES = (*KINDS, "/dashboard/rollouts/1", "/dashboard/rollouts/999", "/dashboard/families/never-999")
 WIDTHS = (360, 768, 1280, 1920)
 HOSTILE = "\"'><img src=x onerror=alert(1)></title></script><script>alert(2)</script>{{ 7*7 }}"
 WAIT_MS = 60_000
@@ -96,7 +97,7 @@ def test_pages_render_quietly_and_ask_no_other_host(chromium: Browser, served: S
         assert watched.hosts == {urlsplit(served.url).netloc}
 
 
-@pytest.mark.parametrize("path", PAGES[:2])
+@pytest.mark.parametrize("path", KINDS)
 def test_the_policy_stops_what_is_not_ours(chromium: Browser, served: Served, path: str) -> None:
     with look(chromium, served.url + path) as watched:
         watched.page.evaluate(
@@ -122,7 +123,7 @@ def test_the_policy_stops_what_is_not_ours(chromium: Browser, served: Served, pa
         assert watched.page.evaluate("window.ran") is None
 
 
-@pytest.mark.parametrize("path", PAGES[:2])
+@pytest.mark.parametrize("path", KINDS)
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_no_page_scrolls_sideways_at_any_width(chromium: Browser, served: Served, path: str, theme: Any) -> None:
     with look(chromium, served.url + path, color_scheme=theme) as watched:
@@ -205,6 +206,36 @@ def test_everything_is_there_without_scripts(chromium: Browser, served: Served) 
         assert watched.complaints == []
 
 
+def test_the_graph_shows_bytes_and_lost_on_each_edge_and_says_the_same_in_words(chromium: Browser, served: Served) -> None:
+    with look(chromium, f"{served.url}/dashboard", java_script_enabled=False) as watched:
+        page = watched.page
+        page.get_by_role("link", name="signs", exact=True).click()
+        expect(page).to_have_url(f"{served.url}/dashboard/families/signs")
+        edge = page.locator('[data-key="1.1.0-1.2.0"]')
+        expect(edge.locator("text")).to_have_text(re.compile("24.1.kB, 3.1.%.lost"))
+        expect(page.locator(".spans text", has_text="lost")).to_have_count(2)
+        expect(page.locator("#spans-d")).to_contain_text("1.1.0 to 1.2.0: 24.1")
+        row = page.locator('[data-key="artifact-1.1.0-1.2.0"]')
+        for word in ("1.2.0", "1.1.0", "3.1", "model", "Published"):
+            expect(row).to_contain_text(word)
+        expect(page.locator('[data-key="way-1.0.0"]')).to_contain_text("38.2")
+        assert watched.complaints == []
+
+
+def test_a_new_delta_appears_in_the_graph_without_reload(chromium: Browser, served: Served) -> None:
+    with served.database.writing() as session:
+        seed = Seeder(session)
+        seed.family("growing")
+        one, two = (seed.version("growing", f"{n}.0.0", n) for n in (1, 2))
+    with look(chromium, f"{served.url}/dashboard/families/growing") as watched:
+        is_live(watched.page)
+        expect(watched.page.locator(".w-delta")).to_have_count(0)
+        with served.database.writing() as session:
+            Seeder(session).delta(one, two, 12_345)
+        expect(watched.page.locator(".w-delta text")).to_have_text(re.compile("12.3.kB"))
+        assert watched.complaints == []
+
+
 def test_words_from_outside_stay_words(chromium: Browser, served: Served) -> None:
     with served.database.writing() as session:
         seed = Seeder(session)
@@ -216,14 +247,14 @@ def test_words_from_outside_stay_words(chromium: Browser, served: Served) -> Non
         seed.vehicle(vehicle_id, "hostile", None)
         deployment_id = seed.deployment(rollout, vehicle_id, S.FAILED, code=HOSTILE[:60], detail=HOSTILE).id
         rollout_id = rollout.id
-    for path in (f"/dashboard/rollouts/{rollout_id}", "/dashboard"):
+    for path in (f"/dashboard/rollouts/{rollout_id}", "/dashboard", "/dashboard/families/hostile"):
         with look(chromium, served.url + path) as watched:
             page = watched.page
             page.on("dialog", lambda dialog: pytest.fail(f"a script ran: {dialog.message}"))
             is_live(page)
             expect(page.locator("main img, main script")).to_have_count(0)
             assert HOSTILE[:40] in page.locator("main").inner_text()
-            if path != "/dashboard":
+            if "rollouts" in path:
                 with served.database.writing() as session:
                     session.get_one(Deployment, deployment_id).detail = "later " + HOSTILE
                 expect(page.get_by_text("later " + HOSTILE)).to_be_visible(timeout=WAIT_MS)
@@ -245,7 +276,7 @@ def test_an_empty_registry_teaches_the_next_command(chromium: Browser, tmp_path:
         assert watched.complaints == []
 
 
-@pytest.mark.parametrize("path", PAGES[:2])
+@pytest.mark.parametrize("path", KINDS)
 def test_drawings_and_tables_can_be_read_aloud(chromium: Browser, served: Served, path: str) -> None:
     with look(chromium, served.url + path) as watched:
         unread = watched.page.evaluate(
@@ -259,7 +290,7 @@ def test_drawings_and_tables_can_be_read_aloud(chromium: Browser, served: Served
             ].map((e) => e.outerHTML.slice(0, 120))"""
         )
         assert unread == []
-        assert watched.page.locator("svg[role=img]").count() > 3
+        assert watched.page.locator("svg[role=img]").count() >= (1 if "families" in path else 4)
 
 
 CONTRAST = """() => {
@@ -291,7 +322,7 @@ CONTRAST = """() => {
 }"""
 
 
-@pytest.mark.parametrize("path", PAGES[:2])
+@pytest.mark.parametrize("path", KINDS)
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_text_and_marks_stand_out_from_their_ground(chromium: Browser, served: Served, path: str, theme: Any) -> None:
     with look(chromium, served.url + path, color_scheme=theme) as watched:
@@ -322,7 +353,7 @@ def test_the_keyboard_reaches_everything_and_shows_where_it_is(chromium: Browser
         assert {"Skip to the content", "Deltafleet", "Fleet", "As a table", "All 32", "Failed 2"} <= reached
 
 
-@pytest.mark.parametrize("path", PAGES[:2])
+@pytest.mark.parametrize("path", KINDS)
 def test_nothing_jumps_while_the_page_loads_and_goes_live(chromium: Browser, served: Served, path: str) -> None:
     with look(chromium, served.url + path) as watched:
         is_live(watched.page)

@@ -46,7 +46,10 @@ def status_of(url: str) -> int:
         return response.status_code
 
 
-@pytest.mark.parametrize("path", ["/dashboard", f"/dashboard/rollouts/{BUSY}", f"/dashboard/rollouts/{BUSY}?state=failed"])
+@pytest.mark.parametrize(
+    "path",
+    ["/dashboard", f"/dashboard/rollouts/{BUSY}", f"/dashboard/rollouts/{BUSY}?state=failed", "/dashboard/families/signs"],
+)
 def test_pages_forbid_everything_that_is_not_our_own(client: httpx2.Client, path: str) -> None:
     answer = client.get(path)
     assert answer.status_code == 200
@@ -98,12 +101,35 @@ def test_an_unknown_rollout_says_so_and_leads_back(client: httpx2.Client) -> Non
 
 
 @pytest.mark.parametrize(
-    "path", ["rollouts/x", "rollouts/-1", "rollouts/3?state=exploded", f"rollouts/3?after={'x' * 65}", f"rollouts/{2**63}"]
+    "path",
+    [
+        "families/No",
+        f"families/{'x' * 65}",
+        "events?family=..",
+        "rollouts/x",
+        "rollouts/-1",
+        "rollouts/3?state=exploded",
+        f"rollouts/3?after={'x' * 65}",
+        f"rollouts/{2**63}",
+    ],
 )
 def test_nonsense_is_refused_before_the_database_sees_it(client: httpx2.Client, path: str) -> None:
     answer = client.get(f"/dashboard/{path}")
     assert answer.status_code == 422
     assert answer.headers["content-type"] == "application/problem+json"
+
+
+def test_an_unknown_family_says_so_and_leads_back(client: httpx2.Client) -> None:
+    answer = client.get("/dashboard/families/never")
+    assert answer.status_code == 404
+    assert "There is no family never." in answer.text
+
+
+def test_a_family_page_shows_ways_and_what_they_cost(client: httpx2.Client) -> None:
+    page = client.get("/dashboard/families/signs").text
+    assert "Cheapest ways to 1.2.0" in page
+    assert "deltafleet" in page
+    assert 'value="24117"' in page
 
 
 def test_a_rollout_page_names_vehicles_reasons_and_remedies(client: httpx2.Client) -> None:

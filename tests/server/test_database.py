@@ -197,6 +197,13 @@ BAD_ROWS: dict[str, Callable[[], Table]] = {
     "delta to itself": lambda: delta(base_id=2),
     "delta published without file": lambda: delta(state="published"),
     "delta in no state": lambda: delta(state="lost"),
+    "delta retired without a reason": lambda: delta(state="retired", retired_at=NOW),
+    "delta retiring at no time": lambda: delta(state="retiring", retired_because="unused"),
+    "delta retired on a whim": lambda: delta(state="retired", retired_at=NOW, retired_because="whim"),
+    "delta of half a digest": lambda: delta(sha256="abc"),
+    "given content's digest cut": lambda: version(given_sha256="abc"),
+    "lost base's digest cut": lambda: version(lost_base_sha256="abc"),
+    "less than nothing lost": lambda: version(lost=-0.1),
     "delta of no version": lambda: delta(base_id=77),
     "costs below zero": lambda: costs(bsdiff4_float16_bytes=-1),
     "costs from half a digest": lambda: costs(base_sha256="abc"),
@@ -328,3 +335,29 @@ def test_minutes_add_up_under_concurrency(database: Database) -> None:
     with database.reading() as session:
         (row,) = rollouts.minutes(session, 1)
         assert (row.metadata_bytes, row.delta_bytes, row.full_bytes) == (30, 60, 90)
+
+
+def test_deltas_survive_the_migration_that_lets_them_retire(alembic_engine: Engine) -> None:
+    with alembic_engine.connect() as connection:
+        config = alembic_config(alembic_engine)
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+        for statement in (
+            "INSERT INTO families VALUES ('signs', 'ecu', '2026-01-01 00:00:00')",
+            *(
+                "INSERT INTO versions"
+                " (id, family, version, state, release_counter, upload_id, upload_sha256, recipe, created_at)"
+                f" VALUES ({n}, 'signs', '{n}.0.0', 'processing', {n}, 'u', '{'a' * 64}', '{{}}', '2026-01-01 00:00:00')"
+                for n in (1, 2)
+            ),
+            "INSERT INTO deltas (base_id, version_id, state, created_at) VALUES (1, 2, 'queued', '2026-01-01 00:00:00')",
+        ):
+            connection.execute(text(statement))
+        command.upgrade(config, "head")
+        connection.execute(
+            text("UPDATE deltas SET state = 'retired', retired_because = 'unused', retired_at = '2026-01-02 00:00:00'")
+        )
+        command.downgrade(config, "0001")
+        assert connection.execute(text("SELECT base_id, version_id, state FROM deltas")).all() == [(1, 2, "failed")]
+        command.upgrade(config, "head")
+        assert connection.execute(text("SELECT state, retired_at FROM deltas")).all() == [("failed", None)]

@@ -19,12 +19,16 @@ import psutil
 import pytest
 from sqlalchemy import select, text
 
+from model_registry.compression.pipeline import compress_checkpoint
+from model_registry.compression.recipe import Recipe
 from model_registry.contract.canonical import parse_json_object
 from model_registry.contract.errors import Unreachable
-from model_registry.contract.full import decode_full
+from model_registry.contract.full import decode_full, encode_full
+from model_registry.contract.manifest import Lineage
 from model_registry.storage.filesystem import FilesystemStore
 from server.bootstrap import Registry, build, migrate_database, utc_now
 from server.database import Database
+from server.jobs.compressing import what_is_lost
 from server.jobs.queue import JobQueue
 from server.repositories import artifacts, jobs
 from server.services import publishing
@@ -34,7 +38,7 @@ from server.worker import Worker, remove_abandoned, remove_expired_uploads
 from tests.daemons import wait_until
 from tests.server.conftest import settings_in
 from tests.server.fleet import FAMILY, add_family, add_vehicle
-from tests.server.models import full_file, onnx_file
+from tests.server.models import content, full_file, onnx_file
 
 DEADLINE_S = 120.0
 
@@ -114,9 +118,11 @@ def test_an_upload_becomes_a_signed_version_and_the_next_one_a_delta(registry: R
         second = settled(registry, publish(registry, onnx_file(1, nudge=0.01), "2.0.0"))
     assert second.state == VersionState.PUBLISHED, second.error
     full = registry.store.read(publishing.artifact_key(second.full_sha256 or ""), max_bytes=10**6)
-    content = decode_full(full)
-    assert (content.sha256, content.manifest.family, content.manifest.version) == (second.content_sha256, FAMILY, "2.0.0")
-    assert content.manifest.lineage.base_sha256 == first.content_sha256, "it stays close to the release before"
+    made = decode_full(full)
+    assert (made.sha256, made.manifest.family, made.manifest.version) == (second.content_sha256, FAMILY, "2.0.0")
+    assert made.manifest.lineage.base_sha256 == first.content_sha256, "it stays close to the release before"
+    assert second.lost == made.manifest.lineage.recipe["lost"]
+    assert second.lost_base_sha256 == first.content_sha256
     signed = signed_targets(registry, "family-signs")["models/signs/2.0.0.dfm"]
     assert (signed["length"], signed["hashes"]["sha256"]) == (second.full_bytes, second.full_sha256)
     assert signed["custom"]["release_counter"] == 2
@@ -144,6 +150,28 @@ def test_a_dfm_is_published_as_it_is_under_its_new_name(registry: Registry, tmp_
     given = decode_full(data)
     assert [t.values.tobytes() for t in stored.tensors] == [t.values.tobytes() for t in given.tensors]
     assert stored.manifest.version == "1.0.0"
+
+
+def test_what_an_update_loses_is_kept_with_its_base_though_both_were_compressed_elsewhere(
+    registry: Registry, tmp_path: Path
+) -> None:
+    """The engineer compressed both before either had its name, so the base's digest is not the published one."""
+    first = content(tmp_path, 1, lossless=False)
+    path = tmp_path / "next.onnx"
+    path.write_bytes(onnx_file(1, nudge=0.05))
+    second = compress_checkpoint(path, Recipe(), base=first)
+    with working(registry):
+        one = settled(registry, publish(registry, encode_full(first)))
+        two = settled(registry, publish(registry, encode_full(second), "2.0.0"))
+    assert (one.lost, one.lossless, one.given_sha256) == (None, False, first.sha256)
+    assert two.lost == second.manifest.lineage.recipe["lost"]
+    assert two.lost_base_sha256 == one.content_sha256 != first.sha256
+
+
+@pytest.mark.parametrize("lost", [-1, True, "much", None, [0.1], 10**400])
+def test_what_is_no_share_is_not_taken_for_one(lost: Any) -> None:
+    told = what_is_lost(Lineage(base_sha256="a" * 64, recipe={"lost": lost, "lossless": "yes"}))
+    assert told == {"lost": None, "lost_base_sha256": None, "lossless": False}
 
 
 def test_hostile_files_fail_with_a_reason_and_leave_nothing(registry: Registry, tmp_path: Path) -> None:

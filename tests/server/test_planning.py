@@ -8,7 +8,8 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.services.planning import ENTRY_BYTES, Bounds, Edge, Unneeded, Way, cheapest_way, deltas_to_build, unneeded_deltas
+from server.services.planning import ENTRY_BYTES, Bounds, Edge, Way, cheapest_way, deltas_to_build, unneeded_deltas
+from server.tables import RetiredBecause
 
 WIDE = Bounds(hops=3, held_bytes=10**9, rebuild_s=60.0)
 NODES = "abcdef"
@@ -172,8 +173,8 @@ def test_what_nobody_needs_is_told_with_its_reason() -> None:
     ]
     # Somebody runs b, the release before is c, d is the newest.
     assert unneeded_deltas(edges, [("b", "d"), ("c", "d")], WIDE) == [
-        (edges[0], Unneeded.UNUSED),
-        (edges[3], Unneeded.DEARER),
+        (edges[0], RetiredBecause.UNUSED),
+        (edges[3], RetiredBecause.DEARER),
     ]
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from tests.daemons import free_port
+from tests.daemons import free_port, wait_until
 from tests.server.models import onnx_file
 
 PROGRAM = [sys.executable, "-c", "from server.cli import main; main()"]
@@ -117,6 +117,40 @@ def test_the_next_version_comes_with_its_delta(program: Program, model: Path, tm
     second = program.json("publish", str(changed), "--family", "next", "--version", "2.0.0")
     assert [delta["base_version"] for delta in second["deltas"]] == ["1.0.0"]
     assert second["deltas_in_the_making"] == 0
+
+
+def test_the_delta_graph_is_shown_and_its_deltas_are_retired(program: Program, model: Path, tmp_path: Path) -> None:
+    files = [model]
+    for n in (1, 2):
+        files.append(tmp_path / f"{n}.onnx")
+        files[n].write_bytes(onnx_file(1, nudge=0.01 * n))
+    for n, file in enumerate(files, start=1):
+        program.json("publish", str(file), "--family", "graph", "--version", f"{n}.0.0")
+    assert "of the update" in program.ok("publish", str(files[2]), "--family", "graph", "--version", "3.0.0")
+    edges = program.json("deltas", "list", "--family", "graph")["items"]
+    deltas = {(e["base"], e["version"]): e for e in edges if e["base"]}
+    assert set(deltas) == {("1.0.0", "2.0.0"), ("2.0.0", "3.0.0")}
+    assert all(e["lost"] is not None and e["bytes"] > 0 for e in deltas.values())
+    plan = program.json("deltas", "plan", "--family", "graph")
+    assert plan["target"] == "3.0.0"
+    assert plan["to_retire"] == [{"base": "1.0.0", "version": "2.0.0", "because": "unused"}]
+    assert "to retire: 1.0.0 to 2.0.0 (unused)" in program.ok("deltas", "plan", "--family", "graph")
+    assert "2.0.0" in program.ok("deltas", "list", "--family", "graph")
+    assert "1.0.0 to 2.0.0 is retiring (unused)" in program.ok("deltas", "retire", "--family", "graph")
+    assert "every delta of graph is needed" in program.ok("deltas", "retire", "--family", "graph")
+    named = ("--family", "graph", "--base", "2.0.0", "--version", "3.0.0")
+    assert program.json("deltas", "retire", *named)["items"][0]["because"] == "operator"
+
+    def gone() -> bool:
+        states = {e["state"] for e in program.json("deltas", "list", "--family", "graph")["items"] if e["base"]}
+        return states == {"retired"}
+
+    wait_until(gone, deadline_s=30, what="the worker's withdrawal", poll_s=0.5)
+    assert "no delta from 1.0.0 to 9.9.9" in program.refused(
+        "deltas", "retire", "--family", "graph", "--base", "1.0.0", "--version", "9.9.9"
+    )
+    assert "is not a version" in program.refused("deltas", "retire", "--family", "graph", "--base", "..", "--version", "1.0.0")
+    assert program.run("deltas", "retire", "--family", "graph", "--base", "1.0.0").returncode == 2
 
 
 def test_publishing_without_waiting_tells_the_job(program: Program, model: Path) -> None:

@@ -15,7 +15,8 @@ from server.database import Database
 from server.errors import Conflict, InvalidRequest, NotFound
 from server.repositories import artifacts, jobs
 from server.services import deltas, publishing
-from server.services.deltas import MadeDelta, choose_bases, worth_keeping
+from server.services.deltas import MadeDelta, worth_keeping
+from server.services.planning import DEFAULT_BOUNDS
 from server.services.publishing import UploadKind, upload_kind
 from server.tables import Delta, DeltaState, Job, JobKind, JobState, Upload, Version, VersionState
 from tests.server.fleet import FAMILY, add_family, add_vehicle, add_version, digest
@@ -180,21 +181,6 @@ def test_other_files_are_refused_at_the_door(head: bytes, refusal: type[Refusal]
         upload_kind(head)
 
 
-@pytest.mark.parametrize(
-    ("installed", "previous", "limit", "bases"),
-    [
-        pytest.param({}, None, 8, [], id="a first version has no base"),
-        pytest.param({}, 3, 8, [3], id="the release before, for vehicles to come"),
-        pytest.param({1: 5, 2: 9}, 2, 8, [2, 1], id="what the fleet runs"),
-        pytest.param({1: 9, 2: 5, 3: 7}, 3, 2, [3, 1], id="most vehicles first, the release before always"),
-        pytest.param({1: 5, 2: 5}, None, 8, [2, 1], id="the younger of two that are equal"),
-        pytest.param({1: 5}, 2, 0, [], id="none wanted"),
-    ],
-)
-def test_deltas_start_where_vehicles_are(installed: dict[int, int], previous: int | None, limit: int, bases: list[int]) -> None:
-    assert choose_bases(installed, previous, limit) == bases
-
-
 def test_only_a_delta_that_saves_bytes_is_worth_keeping() -> None:
     assert worth_keeping(999, 1000)
     assert not worth_keeping(1000, 1000)
@@ -206,7 +192,7 @@ def test_deltas_are_asked_for_once_and_again_after_failing(database: Database) -
         target = add_version(session, "3.0.0")
         add_vehicle(session, "car-1", runs=old)
         for _ in range(2):
-            deltas.plan(session, target, limit=8, now=utc_now())
+            deltas.plan(session, target, limit=8, bounds=DEFAULT_BOUNDS, now=utc_now())
     with database.reading() as session:
         found = session.scalars(select(Delta)).all()
         assert {d.base_id for d in found} == {old.id, older.id}
@@ -215,7 +201,7 @@ def test_deltas_are_asked_for_once_and_again_after_failing(database: Database) -
         lost = session.scalars(select(Delta).where(Delta.base_id == old.id)).one()
         deltas.fail(lost)
         session.get_one(Job, lost.job_id).state = JobState.FAILED
-        deltas.plan(session, target, limit=8, now=utc_now())
+        deltas.plan(session, target, limit=8, bounds=DEFAULT_BOUNDS, now=utc_now())
         session.flush()
         assert lost.state == DeltaState.QUEUED
         assert session.get_one(Job, lost.job_id).state == JobState.QUEUED
@@ -233,17 +219,16 @@ def test_vehicles_of_other_families_and_strangers_do_not_shape_the_deltas(databa
         rejected = add_vehicle(session, "car-4", runs=old)
         rejected.state = "rejected"
         session.flush()
-        assert artifacts.installed_histogram(session, target) == {old.id: 1}
+        assert artifacts.installed_histogram(session, target) == {old.content_sha256: 1}
 
 
 def test_an_unprofitable_delta_keeps_its_figures_and_is_not_offered(database: Database) -> None:
     with database.writing() as session:
         base, target = add_version(session, "1.0.0"), add_version(session, "2.0.0")
-        deltas.plan(session, target, limit=8, now=utc_now())
+        deltas.plan(session, target, limit=8, bounds=DEFAULT_BOUNDS, now=utc_now())
         delta = session.scalars(select(Delta)).one()
         deltas.finish(session, delta, MadeDelta("zstd", digest("d"), 2000, 20_000, 1000, 700), published=False)
-        assert base.content_sha256
-        assert artifacts.published_delta(session, base_sha256=base.content_sha256, version_id=target.id) is None
+        assert artifacts.legs(session, FAMILY, counters=(base.release_counter, target.release_counter)) == []
         assert delta.state == DeltaState.DROPPED
 
 
