@@ -72,8 +72,11 @@ class _Course:
         return mutate(rng, rng.choice(self.natural if rng.randrange(2) else self.forced), self.target.bases)
 
     def run(self, artifact: bytes) -> None:
-        from model_registry.bench.fuzzing.target import Finding  # noqa: PLC0415
+        from model_registry.bench.fuzzing.target import Finding, limit_address_space  # noqa: PLC0415
 
+        if self.target.executions % 100 == 0:
+            # What the engine keeps grows; the limit is for the decoder.
+            limit_address_space()
         try:
             self.target.run(artifact)
         except Finding as finding:
