@@ -21,6 +21,8 @@ def drift(form: str, shape: tuple[int, ...], weights: list[float], blob: Bytes, 
     centres = [unzigzag(next(sent)) if spread else 0 for spread in spreads]
     moving = symbols.partition(columns, 2)
     zeros_stay = symbols.bits(1, 1)[0]
+    sent = iter([] if zeros_stay else symbols.partition(sum(spread > 0 for spread in spreads), 16))
+    leans = [next(sent, 0) if spread else 0 for spread in spreads]
     values = [as_bits(w, form) for w in weights]
     for start in range(0, len(weights), BLOCK):
         block = range(start, min(start + BLOCK, len(weights)))
@@ -29,7 +31,7 @@ def drift(form: str, shape: tuple[int, ...], weights: list[float], blob: Bytes, 
         zeros = [i for i in active if weights[i] == 0]
         moved = dict.fromkeys(zeros, False)
         if not zeros_stay:
-            contexts = [9 * (math.copysign(1, weights[i]) < 0) + 4 + clip(centres[row_of[i]] // 2, -4, 4) for i in zeros]
+            contexts = [leans[row_of[i]] for i in zeros]
             for i, fate in zip(zeros, symbols.grouped(len(zeros), contexts, 3), strict=True):
                 values[i], moved[i] = as_bits(-0.0 if fate == 1 else 0.0, form), fate == 2
         active = [i for i in active if moved.get(i, True)]

@@ -44,7 +44,8 @@ CELL_OCTAVES = 2
 # By how many octaves the spread is above the distance of neighbouring floats: told apart from -4 to 3.
 LEAST_OCTAVES, MOST_OCTAVES = -4, 3
 CONTEXTS = 2 * (MOST_OCTAVES - LEAST_OCTAVES + 1)
-ZERO_CONTEXTS = 18
+# How many shares of negative zeros in a row are told apart.
+LEANS = 16
 # Beside the two signs of a zero that stays one.
 _MOVES = 2
 BLOCK = 1 << 18
@@ -57,13 +58,17 @@ CENTRE_COST = 4
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Rows:
-    """Spread and centre of every row, which columns move, and whether zeros do not; a row whose spread is 0 stays."""
+    """Spread and centre of every row, and which columns move; a row whose spread is 0 stays.
+
+    ``leans``: how many fifteenths of its zeros are negative (a pruned weight often ends as the zero of its row's direction);
+    None where zeros stay as they are.
+    """
 
     sides: tuple[int, int, int]
     spreads: Integers
     centres: Integers
     columns: npt.NDArray[np.bool_]
-    zeros_stay: bool
+    leans: Integers | None
 
     @property
     def octaves(self) -> Integers:
@@ -87,11 +92,6 @@ class _Rows:
         moves = self.columns[:, np.newaxis] & np.ones(crossing, np.bool_)
         found = np.flatnonzero((moves.ravel() & (self.spreads[first:last, np.newaxis] > 0)).ravel()[inside])
         return found, rows[found]
-
-    def zero_contexts(self, zeros: Array, index: Integers) -> Integers:
-        """By the old sign, and the centre in half spreads: a pruned weight often ends as the zero of its row's direction."""
-        contexts: Integers = 9 * np.signbit(zeros) + (np.clip(self.centres >> 1, -4, 4) + 4)[index]
-        return contexts
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -213,14 +213,26 @@ def _measure(weights: Array, values: Array, changed: npt.NDArray[np.bool_], side
     grid = np.ldexp(1.0, (spreads >> 1) - SPREAD_OFFSET - CELL_OCTAVES)
     centres = np.where(centred & moves, np.clip(np.rint(means / grid), -MAX_CENTRE, MAX_CENTRE), 0).astype(np.int64)
     columns = np.asarray(changed.reshape(sides).any(axis=(0, 2)))
-    return _Rows(sides, spreads, centres, columns, zeros_stay=not changed[weights == 0].any())
+    return _Rows(sides, spreads, centres, columns, _leans(weights, values, changed, rows_of=row_size, count=count))
+
+
+def _leans(weights: Array, values: Array, changed: npt.NDArray[np.bool_], *, rows_of: int, count: int) -> Integers | None:
+    zeros = np.flatnonzero((weights == 0) & (values == 0))
+    if not changed[weights == 0].any():
+        return None
+    rows = zeros // rows_of
+    sizes, negative = np.bincount(rows, minlength=count), np.bincount(rows[np.signbit(values[zeros])], minlength=count)
+    leans: Integers = (negative * (2 * LEANS - 2) + sizes) // np.maximum(2 * sizes, 1)
+    return leans
 
 
 def _write_rows(sink: Sink, rows: _Rows) -> None:
     write_numbers(sink.symbols, zigzag(np.diff(rows.spreads, prepend=0)))
     write_numbers(sink.symbols, zigzag(rows.centres[rows.spreads > 0]))
     sink.symbols.partition(rows.columns.astype(np.int64), 2)
-    sink.symbols.bits(np.array([rows.zeros_stay]), 1)
+    sink.symbols.bits(np.array([rows.leans is None]), 1)
+    if rows.leans is not None:
+        sink.symbols.partition(rows.leans[rows.spreads > 0], LEANS)
 
 
 def _read_rows(source: Source, sides: tuple[int, int, int]) -> _Rows:
@@ -231,7 +243,10 @@ def _read_rows(source: Source, sides: tuple[int, int, int]) -> _Rows:
     moving = np.flatnonzero(spreads)
     centres[moving] = unzigzag(read_numbers(source.symbols, moving.size))
     columns = source.symbols.partition(sides[1], 2, np.bool_)
-    return _Rows(sides, spreads, centres, columns, zeros_stay=bool(source.symbols.bits(1, 1)[0]))
+    leans = None if source.symbols.bits(1, 1)[0] else np.zeros(sides[0], np.int64)
+    if leans is not None:
+        leans[moving] = source.symbols.partition(moving.size, LEANS, np.int64)
+    return _Rows(sides, spreads, centres, columns, leans)
 
 
 def _write_block(sink: Sink, weights: Array, values: Array, rows: _Rows, part: slice) -> bool:
@@ -239,9 +254,9 @@ def _write_block(sink: Sink, weights: Array, values: Array, rows: _Rows, part: s
     old, new = weights[part][places], values[part][places]
     zeros = np.flatnonzero(old == 0)
     moves = old != 0
-    if not rows.zeros_stay:
+    if rows.leans is not None:
         fates = np.where(new[zeros] != 0, _MOVES, np.signbit(new[zeros]))
-        write_partitioned(sink.symbols, fates, rows.zero_contexts(old[zeros], index[zeros]), alphabet=3, count=ZERO_CONTEXTS)
+        write_partitioned(sink.symbols, fates, rows.leans[index[zeros]], alphabet=3, count=LEANS)
         moves[zeros] = fates == _MOVES
     cells = _Cells.around(old[moves], rows, index[moves], values.dtype)
     found = cells.find(new[moves])
@@ -261,9 +276,9 @@ def _read_block(source: Source, weights: Array, values: Array, rows: _Rows, part
     old, fresh = weights[part][places], values[part][places]
     moves = old != 0
     zeros = np.flatnonzero(~moves)
-    if not rows.zeros_stay:
-        contexts = rows.zero_contexts(old[zeros], index[zeros])
-        fates = read_partitioned(source.symbols, zeros.size, contexts, alphabet=3, count=ZERO_CONTEXTS, dtype=np.uint8)
+    if rows.leans is not None:
+        contexts = rows.leans[index[zeros]]
+        fates = read_partitioned(source.symbols, zeros.size, contexts, alphabet=3, count=LEANS, dtype=np.uint8)
         moves[zeros] = fates == _MOVES
         kept = np.where(fates == 1, values.dtype.type(-0.0), values.dtype.type(0.0))
         fresh[zeros] = kept
