@@ -179,6 +179,7 @@ def _version_answer(row: Version, found: Sequence[artifacts.DeltaRow]) -> Versio
         full_bytes=row.full_bytes,
         float32_bytes=row.float32_bytes,
         lost=row.lost,
+        lost_base_sha256=row.lost_base_sha256,
         lossless=row.lossless,
         deltas=[
             DeltaAnswer(

@@ -93,7 +93,11 @@ class ErrorAnswer(Answer):
 
 
 class VersionAnswer(Answer):
-    """One release. ``deltas`` are those that vehicles can take; ``lost``: what of the update was not delivered to its base."""
+    """One release. ``deltas`` are those that vehicles can take.
+
+    ``lost``: the share of the update that is not delivered to the content ``lost_base_sha256``, or to one that is not published
+    here. ``lossless``: every weight is exact.
+    """
 
     family: str
     version: str
@@ -106,6 +110,7 @@ class VersionAnswer(Answer):
     full_bytes: int | None
     float32_bytes: int | None
     lost: float | None
+    lost_base_sha256: str | None
     lossless: bool | None
     deltas: list[DeltaAnswer]
     deltas_in_the_making: int

@@ -122,7 +122,10 @@ def _lines(made: dict[str, Any]) -> list[str]:
     ratio = made["float32_bytes"] / made["full_bytes"]
     deltas = [f"  from {d['base_version']}: {d['bytes']:,} bytes ({d['codec']}){_lost(d['lost'])}" for d in made["deltas"]]
     size = f"{made['full_bytes']:,} bytes, {ratio:.1f} times less than the float32 weights"
-    return [f"published {made['family']} {made['version']}: {size}", *deltas]
+    # Said once: by the delta from the base that it was measured from, or by itself where there is no such delta.
+    untold = made["lost"] is not None and all(d["lost"] is None for d in made["deltas"])
+    alone = [f"  lost {100 * made['lost']:.2g} % of the update"] if untold else []
+    return [f"published {made['family']} {made['version']}: {size}", *deltas, *alone]
 
 
 def _lost(share: float | None) -> str:

@@ -583,3 +583,20 @@ def test_revisions_tell_busy_vehicles_apart(database: Database) -> None:
 def test_files_are_looked_for_no_earlier_than_their_time(registry: Registry) -> None:
     with registry.database.reading() as session:
         assert list(artifacts.retired_with_file(session, utc_now() - timedelta(days=1), limit=1)) == []
+
+
+@pytest.mark.parametrize(
+    ("lost", "on_delta", "told"),
+    [
+        (0.031, 0.031, ["  from 1.0.0: 20,000 bytes (model), lost 3.1 % of the update"]),
+        (0.031, None, ["  from 1.0.0: 20,000 bytes (model)", "  lost 3.1 % of the update"]),
+        (0.0, 0.0, ["  from 1.0.0: 20,000 bytes (model), lost 0 % of the update"]),
+        (None, None, ["  from 1.0.0: 20,000 bytes (model)"]),
+    ],
+)
+def test_publishing_tells_once_what_is_lost(lost: float | None, on_delta: float | None, told: list[str]) -> None:
+    from server.commands.publishing import _lines
+
+    delta = {"base_version": "1.0.0", "bytes": 20_000, "codec": "model", "lost": on_delta}
+    made = {"family": "signs", "version": "2.0.0", "state": "published", "float32_bytes": 4, "full_bytes": 2, "lost": lost}
+    assert _lines({**made, "deltas": [delta]})[1:] == told
