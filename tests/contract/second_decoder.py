@@ -153,7 +153,11 @@ def scale(coder: int, count: int, old: Tensor | None, blob: Bytes, symbols: Symb
         return old.scale
     form = "e" if coder % 2 == 0 else "f"
     width = 8 * struct.calcsize(form)
-    if coder in (2, 3):
+    if coder in (34, 35):
+        assert old is not None
+        weights = [as_float(bits) for bits in old.scale]
+        plain = drift(form, (count,), [0.0 if math.isnan(w) else w for w in weights], blob, symbols)
+    elif coder in (2, 3):
         plain = [blob.number("H" if form == "e" else "I") for _ in range(count)]
     else:
         steps = [unzigzag(number) for number in symbols.numbers(count)]
@@ -226,6 +230,11 @@ def values(coder: int, new: Tensor, old: Tensor | None, blob: Bytes, symbols: Sy
         case 16:
             assert old is not None
             return old.values
+        case 45:
+            assert old is not None
+            olds, count = Numbering(old.encoding, old.scale), len(new.scale)
+            ranks = [(rank + step) % count for rank, step in enumerate(symbols.partition(len(old.scale), count))]
+            return [numbering.value(ranks[olds.integer(value)]) for value in old.values]
         case 44:
             assert old is not None
             weights = [0.0 if place is None else weight(old, place) for place in places(new.shape, old.shape)]

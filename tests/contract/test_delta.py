@@ -134,6 +134,15 @@ def test_moved_centroids_cost_the_codebook_only() -> None:
     assert _size(BASE, new) - NOTHING < 2 * LAYER.scale.size
 
 
+def test_centroids_that_pass_each_other_or_meet_cost_the_codebook_and_their_new_order() -> None:
+    moved = (LAYER.scale + np.random.default_rng(15).standard_normal(LAYER.scale.size) * 0.1).astype(np.float16)
+    moved[3], moved[0] = moved[4], 0
+    fresh, indices = np.unique(moved.astype(np.float32), return_inverse=True)
+    new = _with(BASE, EncodedTensor(LAYER.name, LAYER.encoding, indices[LAYER.values].astype(np.uint8), fresh))
+    assert (np.argsort(moved) != np.argsort(LAYER.scale)).any()
+    assert _size(BASE, new) - NOTHING < 3 * LAYER.scale.size
+
+
 def test_pruned_weights_cost_little_more_than_where_they_are() -> None:
     rng = np.random.default_rng(10)
     pruned = np.where((rng.random(LAYER.shape) < 0.3) & (LAYER.values > 0), 0, LAYER.values).astype(np.uint8)

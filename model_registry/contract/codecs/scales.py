@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from model_registry.contract.codecs.drift import read_drift, write_drift
 from model_registry.contract.codecs.integers import from_ordered, ordered, signed
 from model_registry.contract.codecs.numbers import read_numbers, write_numbers
 from model_registry.contract.codecs.sections import Sink, Source
@@ -25,6 +26,7 @@ class _From(Enum):
     NOTHING = "plain"
     PREVIOUS = "the entry before it"
     BASE = "the base's entry at its place"
+    DRIFT = "the same, as floats that drifted"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +44,10 @@ _CODERS = (
     _Coder(3, _SINGLE, _From.NOTHING),
     _Coder(32, _HALF, _From.BASE),
     _Coder(33, _SINGLE, _From.BASE),
+    _Coder(34, _HALF, _From.DRIFT),
+    _Coder(35, _SINGLE, _From.DRIFT),
 )
+_AGAINST_BASE = (_From.BASE, _From.DRIFT)
 
 
 def encode_scale(scale: Scale, old: Scale | None = None) -> tuple[int, Sink]:
@@ -53,10 +58,13 @@ def encode_scale(scale: Scale, old: Scale | None = None) -> tuple[int, Sink]:
 
 def _candidates(scale: Scale, old: Scale | None, dtype: np.dtype[Any]) -> Iterator[tuple[int, Sink]]:
     for coder in _CODERS:
-        if coder.dtype != dtype or (coder.reference is _From.BASE and (old is None or old.size != scale.size)):
+        if coder.dtype != dtype or (coder.reference in _AGAINST_BASE and (old is None or old.size != scale.size)):
             continue
         sink, values = Sink(), scale.astype(dtype)
-        if coder.reference is _From.NOTHING:
+        if coder.reference is _From.DRIFT:
+            if old is None or not scale.size or not write_drift(sink, _weights(old), values, values.shape):
+                continue
+        elif coder.reference is _From.NOTHING:
             sink.blob += values.tobytes()
         else:
             steps = _steps(ordered(values), coder, old)
@@ -71,6 +79,10 @@ def decode_scale(number: int, size: int, source: Source, old: Scale | None = Non
         raise UnsupportedArtifact(f"unknown scale coder {number}", remedy="update this program")
     if coder.reference is _From.NOTHING:
         return np.frombuffer(source.blob.take(size * coder.dtype.itemsize), coder.dtype).astype(np.float32)
+    if coder.reference is _From.DRIFT:
+        if old is None or old.size != size or not size:
+            raise MalformedArtifact("a scale drifts from one that the base does not have")
+        return read_drift(source, _weights(old), (size,), coder.dtype).astype(np.float32)
     steps = unzigzag(read_numbers(source.symbols, size))
     if coder.reference is _From.PREVIOUS:
         return from_ordered(np.cumsum(steps), coder.dtype).astype(np.float32)
@@ -83,6 +95,11 @@ def _steps(integers: npt.NDArray[np.int64], coder: _Coder, old: Scale | None) ->
     if coder.reference is _From.BASE and old is not None:
         return integers - _as(old, coder.dtype)
     return np.diff(integers, prepend=0)
+
+
+def _weights(scale: Scale) -> Scale:
+    """What is not a number counts as 0, as in tensors."""
+    return np.where(np.isnan(scale), np.float32(0), scale)
 
 
 def _as(scale: Scale, dtype: np.dtype[Any]) -> npt.NDArray[np.int64]:

@@ -17,6 +17,7 @@ from model_registry.contract.codecs.changes import FIRST_NUMBER, decode_changes,
 from model_registry.contract.codecs.drift import read_drift, write_drift
 from model_registry.contract.codecs.heads import TensorHead
 from model_registry.contract.codecs.integers import Array, IntegerView
+from model_registry.contract.codecs.mapping import maps, read_mapping, write_mapping
 from model_registry.contract.codecs.prediction import predict
 from model_registry.contract.codecs.scales import decode_scale, encode_scale
 from model_registry.contract.codecs.sections import Sink, Source
@@ -26,6 +27,7 @@ from model_registry.contract.tensors import EncodedTensor
 
 SAME = 16
 DRIFT = 44
+MAPPING = 45
 
 
 def encode_tensor(old: EncodedTensor | None, new: EncodedTensor, sink: Sink) -> bytes:
@@ -54,9 +56,13 @@ def _encode_values(old: EncodedTensor | None, new: EncodedTensor) -> tuple[int, 
 
 def encode_differences(old: EncodedTensor, new: EncodedTensor) -> Iterator[tuple[int, Sink]]:
     """Every way of coding ``new`` against ``old`` that may pay, by number."""
+    view, mapping = IntegerView(new.encoding, new.scale), Sink()
+    if maps(old, view, new.shape) and write_mapping(mapping, old, new):
+        # Nothing else comes near a few bytes.
+        yield MAPPING, mapping
+        return
     yield from encode_changes(old, new)
-    weights = _weights(old, IntegerView(new.encoding, new.scale), new.shape)
-    sink = Sink()
+    weights, sink = _weights(old, view, new.shape), Sink()
     if weights is not None and write_drift(sink, weights, new.values.ravel(), new.shape):
         yield DRIFT, sink
 
@@ -92,6 +98,10 @@ def _decode_values(
     old: EncodedTensor | None, head: TensorHead, scale: npt.NDArray[np.float32], number: int, source: Source
 ) -> Array:
     view = IntegerView(head.encoding, scale)
+    if number == MAPPING:
+        if old is None or not maps(old, view, head.shape):
+            raise MalformedArtifact(f"tensor {head.name!r} takes its indices from a base that has no such")
+        return read_mapping(source, old, view)
     if number == DRIFT:
         weights = _weights(old, view, head.shape)
         if weights is None:
