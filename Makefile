@@ -7,10 +7,10 @@ STAMP := $(VENV)/.installed
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test fuzz check format clean
+.PHONY: help install demo test fuzz bench bench-peers check format clean
 
 help: ## list the commands
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
 
 install: $(STAMP) ## make .venv with everything in it
 
@@ -31,6 +31,15 @@ test: install ## install what the tests need and run them
 fuzz: install ## hostile artifacts against both decoders, 100,000 from each of two engines (INPUTS=n)
 	$(BIN)/pip install --quiet --progress-bar on -e '.[fuzz]'
 	$(BIN)/deltafleet bench fuzz --inputs $(or $(INPUTS),100000)
+
+bench: install bench-peers ## bytes beside general tools on real networks; teaches them first, once (ONLY=scenario, JSON=file)
+	$(BIN)/deltafleet bench bytes $(addprefix --only ,$(ONLY)) $(if $(JSON),--json > $(JSON))
+
+bench-peers: install ## install the general tools that the benchmark compares with
+	$(BIN)/pip install --quiet --progress-bar on -e '.[bench]'
+	@command -v xdelta3 >/dev/null || { [ "$$(id -u)" = 0 ] && apt-get install -y --no-install-recommends xdelta3; } \
+	  || sudo -n apt-get install -y --no-install-recommends xdelta3 \
+	  || echo "xdelta3 could not be installed; the table will name it as missing" >&2
 
 check: install ## format, lint, types, import rules
 	$(BIN)/ruff format --check .
