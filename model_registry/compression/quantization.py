@@ -15,6 +15,7 @@ Everything is a function of the weights and the setting alone, so the same input
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -130,7 +131,8 @@ def finer_and_finer(name: str, values: Floats, base: EncodedTensor, own: Encoded
     nearest = on_base(name, values, base)
     if own.encoding is Encoding.CODEBOOK:
         # Shared values that moved change the codebook; weights that moved change indices.
-        candidates = [in_base_order(own, base)]
+        placed = in_base_order(own, base)
+        candidates = [_in_steps(placed, base), placed]
         # A pruned weight stays zero, also where the base's codebook has none.
         if not nearest.dequantize()[values == 0].any():
             candidates.append(nearest)
@@ -175,6 +177,23 @@ def in_base_order(tensor: EncodedTensor, base: EncodedTensor) -> EncodedTensor:
     entries = np.concatenate([base.scale, np.zeros(size - base.scale.size, np.float32)])
     entries[slots] = tensor.scale
     return EncodedTensor(tensor.name, Encoding.CODEBOOK, slots[tensor.values].astype(np.uint8), entries)
+
+
+def _in_steps(tensor: EncodedTensor, base: EncodedTensor) -> EncodedTensor:
+    """Entries that moved by whole steps, a power of two an eighth to a quarter of their rms, which loses 0.3 % of the move."""
+    if tensor.scale.shape != base.scale.shape:
+        return tensor
+    moves = tensor.scale.astype(np.float64) - base.scale
+    uses = np.bincount(tensor.values.ravel(), minlength=moves.size) * (moves != 0)
+    energy = float(uses @ np.square(moves)) / max(int(uses.sum()), 1)
+    if not 0 < energy < np.inf:
+        return tensor
+    step = 2.0 ** (math.frexp(math.sqrt(energy))[1] - 3)
+    entries = (base.scale + np.rint(moves / step) * step).astype(np.float16).astype(np.float32)
+    if not np.isfinite(entries).all():
+        return tensor
+    # What is zero stays zero.
+    return EncodedTensor(tensor.name, Encoding.CODEBOOK, tensor.values, np.where(tensor.scale == 0, np.float32(0), entries))
 
 
 def _as_half(name: str, values: Floats) -> EncodedTensor:

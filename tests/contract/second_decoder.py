@@ -157,6 +157,12 @@ def scale(coder: int, count: int, old: Tensor | None, blob: Bytes, symbols: Symb
         assert old is not None
         weights = [as_float(bits) for bits in old.scale]
         plain = drift(form, (count,), [0.0 if math.isnan(w) else w for w in weights], blob, symbols)
+    elif coder == 36:
+        assert old is not None
+        octave = blob.number("B") - 24
+        weights = [as_float(as_bits(as_float(bits), form), form) for bits in old.scale]
+        moves = [math.ldexp(unzigzag(number), octave) for number in symbols.numbers(count)]
+        plain = [as_bits((0.0 if math.isnan(w) else w) + move, form) for w, move in zip(weights, moves, strict=True)]
     elif coder in (2, 3):
         plain = [blob.number("H" if form == "e" else "I") for _ in range(count)]
     else:

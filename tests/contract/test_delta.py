@@ -13,9 +13,9 @@ from hypothesis.extra import numpy as hnp
 from model_registry.contract.codecs import changes
 from model_registry.contract.codecs.heads import ContentHead
 from model_registry.contract.codecs.integers import IntegerView
-from model_registry.contract.codecs.scales import encode_scale
+from model_registry.contract.codecs.scales import encode_scale, scale_candidates
 from model_registry.contract.codecs.sections import Sink
-from model_registry.contract.codecs.tensor_coding import DRIFT, encode_differences
+from model_registry.contract.codecs.tensor_coding import DRIFT, SAME, encode_differences
 from model_registry.contract.content import Content
 from model_registry.contract.delta import Codec, DeltaHeader, apply_delta, read_delta_header
 from model_registry.contract.errors import ContentMismatch, LimitExceeded, UnsupportedArtifact, WrongBase
@@ -132,6 +132,30 @@ def test_moved_centroids_cost_the_codebook_only() -> None:
     moved = (LAYER.scale * np.float32(1.01)).astype(np.float16).astype(np.float32)
     new = _with(BASE, EncodedTensor(LAYER.name, LAYER.encoding, LAYER.values, moved))
     assert _size(BASE, new) - NOTHING < 2 * LAYER.scale.size
+
+
+def test_centroids_moved_in_coarse_steps_cost_the_steps_only() -> None:
+    steps = np.random.default_rng(16).integers(-3, 4, LAYER.scale.size).astype(np.float32)
+    moved = np.where(LAYER.scale == 0, 0, LAYER.scale + steps / 128).astype(np.float16).astype(np.float32)
+    new = _with(BASE, EncodedTensor(LAYER.name, LAYER.encoding, LAYER.values, moved))
+    assert _size(BASE, new) - NOTHING < 0.7 * LAYER.scale.size + 12
+
+
+@given(st.data())
+def test_every_way_of_coding_a_scale_gives_it_back(data: st.DataObject) -> None:
+    """The encoder keeps the cheapest only; here all are decoded, by the second decoder too."""
+    count = data.draw(st.integers(1, 9))
+    numbers = st.floats(width=32) | st.floats(width=16, allow_nan=False) | st.sampled_from([0.0, -0.0, 0.5])
+    old, new = (data.draw(hnp.arrays(np.float32, count, elements=numbers)) for _ in range(2))
+    indices = np.zeros(3, np.uint8)
+    base, fresh = content(tensor("t", Encoding.CODEBOOK, indices, old)), tensor("t", Encoding.CODEBOOK, indices, new)
+    for number, sink in scale_candidates(fresh.scale, base.tensors[0].scale):
+        single = content(fresh)
+        head = ContentHead.of(single).to_bytes() + bytes([number, SAME])
+        header = DeltaHeader(Codec.MODEL, base.sha256, single.sha256, len(single.data))
+        delta = header.to_bytes() + sink.pack(head, dictionary=ContentHead.of(base).to_bytes())
+        assert apply_delta(base, delta).data == single.data
+        assert second_decoder.decode_delta(delta, base.data) == single.data
 
 
 def test_centroids_that_pass_each_other_or_meet_cost_the_codebook_and_their_new_order() -> None:

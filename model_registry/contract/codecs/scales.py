@@ -11,13 +11,14 @@ import numpy as np
 import numpy.typing as npt
 
 from model_registry.contract.codecs.drift import read_drift, write_drift
-from model_registry.contract.codecs.integers import from_ordered, ordered, signed
+from model_registry.contract.codecs.integers import Array, from_ordered, ordered, signed
 from model_registry.contract.codecs.numbers import read_numbers, write_numbers
 from model_registry.contract.codecs.sections import Sink, Source
 from model_registry.contract.entropy import unzigzag, zigzag
 from model_registry.contract.errors import MalformedArtifact, UnsupportedArtifact
 
 Scale = npt.NDArray[np.float32]
+Reals = npt.NDArray[np.float64]
 
 
 class _From(Enum):
@@ -27,6 +28,7 @@ class _From(Enum):
     PREVIOUS = "the entry before it"
     BASE = "the base's entry at its place"
     DRIFT = "the same, as floats that drifted"
+    STEPS = "the same, in steps of one power of two"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,30 +48,64 @@ _CODERS = (
     _Coder(33, _SINGLE, _From.BASE),
     _Coder(34, _HALF, _From.DRIFT),
     _Coder(35, _SINGLE, _From.DRIFT),
+    _Coder(36, _HALF, _From.STEPS),
 )
-_AGAINST_BASE = (_From.BASE, _From.DRIFT)
+_AGAINST_BASE = (_From.BASE, _From.DRIFT, _From.STEPS)
+# The finest step is the distance of the smallest float16 numbers; the coarsest one lies beyond the largest.
+FINEST_OCTAVE, COARSEST_OCTAVE = -24, 17
 
 
 def encode_scale(scale: Scale, old: Scale | None = None) -> tuple[int, Sink]:
     """The smallest way to code a scale, by number; as float16 only when every entry survives that bit for bit."""
+    return min(scale_candidates(scale, old), key=lambda candidate: candidate[1].cost)
+
+
+def scale_candidates(scale: Scale, old: Scale | None) -> Iterator[tuple[int, Sink]]:
+    """Every way of coding a scale, by number."""
     dtype = _HALF if _survives(scale) else _SINGLE
-    return min(_candidates(scale, old, dtype), key=lambda candidate: candidate[1].cost)
-
-
-def _candidates(scale: Scale, old: Scale | None, dtype: np.dtype[Any]) -> Iterator[tuple[int, Sink]]:
     for coder in _CODERS:
-        if coder.dtype != dtype or (coder.reference in _AGAINST_BASE and (old is None or old.size != scale.size)):
-            continue
-        sink, values = Sink(), scale.astype(dtype)
-        if coder.reference is _From.DRIFT:
-            if old is None or not scale.size or not write_drift(sink, _weights(old), values, values.shape):
-                continue
-        elif coder.reference is _From.NOTHING:
+        sink = Sink()
+        if coder.dtype == dtype and _write(coder, sink, scale.astype(dtype), old):
+            yield coder.number, sink
+
+
+def _write(coder: _Coder, sink: Sink, values: Array, old: Scale | None) -> bool:
+    """Code a scale that has the coder's type; False where the coder does not fit."""
+    if coder.reference in _AGAINST_BASE and (old is None or old.size != values.size):
+        return False
+    reference = np.zeros(0, np.float32) if old is None else old
+    match coder.reference:
+        case _From.NOTHING:
             sink.blob += values.tobytes()
-        else:
+        case _From.DRIFT:
+            return values.size > 0 and write_drift(sink, _weights(reference), values, values.shape)
+        case _From.STEPS:
+            return _write_steps(sink, values, _as_weights(reference, coder.dtype))
+        case _From.BASE | _From.PREVIOUS:
             steps = _steps(ordered(values), coder, old)
-            write_numbers(sink.symbols, zigzag(signed(steps, dtype.itemsize * 8)))
-        yield coder.number, sink
+            write_numbers(sink.symbols, zigzag(signed(steps, coder.dtype.itemsize * 8)))
+    return True
+
+
+def _write_steps(sink: Sink, values: Array, old: Reals) -> bool:
+    """The coarsest steps that lead to every entry, float16 rounding included."""
+    moves = values.astype(np.float64) - old
+    if not np.isfinite(moves).all():
+        return False
+    for octave in range(COARSEST_OCTAVE, FINEST_OCTAVE - 1, -1):
+        counts = np.rint(np.ldexp(moves, -octave))
+        if np.abs(counts).max(initial=0) >= 1 << 30:
+            return False
+        if _stepped(old, counts, octave).tobytes() == values.tobytes():
+            sink.blob.append(octave - FINEST_OCTAVE)
+            write_numbers(sink.symbols, zigzag(counts.astype(np.int64)))
+            return True
+    return False
+
+
+def _stepped(old: Reals, counts: Reals, octave: int) -> Array:
+    with np.errstate(over="ignore"):
+        return (old + np.ldexp(counts, octave)).astype(_HALF)
 
 
 def decode_scale(number: int, size: int, source: Source, old: Scale | None = None) -> Scale:
@@ -83,6 +119,12 @@ def decode_scale(number: int, size: int, source: Source, old: Scale | None = Non
         if old is None or old.size != size or not size:
             raise MalformedArtifact("a scale drifts from one that the base does not have")
         return read_drift(source, _weights(old), (size,), coder.dtype).astype(np.float32)
+    if coder.reference is _From.STEPS:
+        if old is None or old.size != size:
+            raise MalformedArtifact("a scale is stepped from one that the base does not have")
+        octave = source.blob.number("B") + FINEST_OCTAVE
+        counts = unzigzag(read_numbers(source.symbols, size)).astype(np.float64)
+        return _stepped(_as_weights(old, coder.dtype), counts, octave).astype(np.float32)
     steps = unzigzag(read_numbers(source.symbols, size))
     if coder.reference is _From.PREVIOUS:
         return from_ordered(np.cumsum(steps), coder.dtype).astype(np.float32)
@@ -100,6 +142,12 @@ def _steps(integers: npt.NDArray[np.int64], coder: _Coder, old: Scale | None) ->
 def _weights(scale: Scale) -> Scale:
     """What is not a number counts as 0, as in tensors."""
     return np.where(np.isnan(scale), np.float32(0), scale)
+
+
+def _as_weights(scale: Scale, dtype: np.dtype[Any]) -> Reals:
+    """Weights of the base as the new scale's type has them."""
+    with np.errstate(over="ignore"):
+        return _weights(scale).astype(dtype).astype(np.float64)
 
 
 def _as(scale: Scale, dtype: np.dtype[Any]) -> npt.NDArray[np.int64]:

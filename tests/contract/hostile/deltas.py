@@ -148,6 +148,7 @@ def _model() -> Iterator[Hostile]:
     yield case("a mapping of another shape", named(weight, 4, (32, 144), 32), b"\x10\x2d", 128 + 4608)
     yield case("a mapping from nothing", named(b"other", 4, (3,), 0), b"\x03\x2d", 3)
     yield case("scale drift of another length", named(weight, 4, (32, 16, 3, 3), 31), b"\x22\x10", 4 * 31 + 4608)
+    yield case("scale steps of another length", named(weight, 4, (32, 16, 3, 3), 31), b"\x24\x10", 4 * 31 + 4608)
     beyond = Sink()
     write_numbers(beyond.symbols, np.array([2 * 641, *[0] * 9]))
     yield case("a spread out of range", named(b"full.weight", 0, (10, 30), 0), b"\x03\x2c", 1200, beyond)

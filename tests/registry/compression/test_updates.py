@@ -95,7 +95,8 @@ def test_moved_centroids_are_a_change_of_codebooks_alone(tmp_path: Path) -> None
     new = updated(tmp_path, old, second)
     for before, after in zip(old.tensors, new.tensors, strict=True):
         assert before.values.tobytes() == after.values.tobytes()
-    assert lost(new) < 0.001
+    # Entries go in whole steps, which cost half of what exact entries do.
+    assert 0 < lost(new) < 0.01
 
 
 def test_a_head_with_more_classes_is_encoded_on_its_own(tmp_path: Path, base: Content) -> None:
