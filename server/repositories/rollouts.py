@@ -141,10 +141,15 @@ def unfinished_targets(session: Session, family: str) -> Sequence[Version]:
     return session.scalars(select(Version).where(Version.id.in_(asked_for)).order_by(Version.id)).all()
 
 
-def busy_vehicles(family: str) -> ColumnElement[bool]:
-    """A condition on vehicles: they are of the family and have a deployment that is not over."""
-    unfinished = select(Deployment.vehicle_id).where(Deployment.state.not_in(FINAL))
-    return (Vehicle.family == family) & Vehicle.id.in_(unfinished)
+def offered_vehicles(family: str, *, begun: bool) -> ColumnElement[bool]:
+    """A condition on vehicles of the family: their wave is open and they have not begun; with ``begun``, nor ended."""
+    state = Deployment.state.not_in(FINAL) if begun else Deployment.state == DeploymentState.PENDING
+    query = (
+        select(Deployment.vehicle_id)
+        .join(Wave, (Wave.rollout_id == Deployment.rollout_id) & (Wave.ordinal == Deployment.wave))
+        .where(state, Wave.state != WaveState.SCHEDULED)
+    )
+    return (Vehicle.family == family) & Vehicle.id.in_(query)
 
 
 def unfinished_vehicles(rollout_id: int) -> ColumnElement[bool]:

@@ -145,8 +145,8 @@ def finish(session: Session, delta: Delta, made: MadeDelta, *, published: bool) 
     )
     session.flush()
     if published:
-        # It may be a part of the way from any base.
-        fleet.touch(session, (Vehicle.family == base.family) & rollouts.waiting_vehicles())
+        # It may be a part of the way from any base; who is under way already stays on the way that was offered.
+        fleet.touch(session, rollouts.offered_vehicles(base.family, begun=False))
 
 
 def note_costs(session: Session, version: Version, bases: Iterable[str], bounds: Bounds) -> None:
@@ -247,7 +247,7 @@ def _have_looked_at_again(session: Session, family: str, changed: Iterable[objec
     """Vehicles with something to do may have been offered what is retired now."""
     session.flush()
     if any(True for _ in changed):
-        fleet.touch(session, rollouts.busy_vehicles(family))
+        fleet.touch(session, rollouts.offered_vehicles(family, begun=True))
 
 
 def delta_name(family: str, base: Version, version: Version) -> str:

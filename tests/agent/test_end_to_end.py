@@ -11,9 +11,11 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import urllib3
 
@@ -138,7 +140,7 @@ def test_a_vehicle_four_releases_behind_comes_by_the_chain_and_its_bytes_are_on_
             registry.roll_out("1.0.0")
             eventually(lambda: daemon.version() == "1.0.0", "the first model", 60)
             for number in (2, 3, 4, 5):
-                registry.publish(make_content(f"{number}.0.0", change=lambda w, n=number: w * (1 + n / 10)))
+                registry.publish(make_content(f"{number}.0.0", change=partial(np.multiply, 1 + number / 10)))
             eventually(lambda: len(deltas(registry)) == 4, "a delta from each release to the next", 60)
             rollout = registry.roll_out("5.0.0")
             eventually(lambda: registry.ask("GET", f"rollouts/{rollout}")["state"] == "finished", "the rollout ends", 60)
