@@ -21,7 +21,14 @@ import numpy as np
 import numpy.typing as npt
 
 from model_registry.contract.codecs.integers import Array, IntegerView, signed
-from model_registry.contract.codecs.numbers import blocks, read_numbers, read_partitioned, write_numbers, write_partitioned
+from model_registry.contract.codecs.numbers import (
+    bit_lengths,
+    blocks,
+    read_numbers,
+    read_partitioned,
+    write_numbers,
+    write_partitioned,
+)
 from model_registry.contract.codecs.prediction import Prediction, predict
 from model_registry.contract.codecs.sections import Sink, Source
 from model_registry.contract.entropy import unzigzag, zigzag
@@ -159,26 +166,34 @@ class _Changes:
         kinds = self._prediction.kind(predicted, part)
         if not self._activity:
             return kinds, self._prediction.kinds
-        classes = [activity[axis] for activity, axis in zip(self._activity, self._axes(part), strict=False)]
-        activity = np.minimum(sum(classes), MAX_ACTIVITY)
-        contexts = np.where(np.minimum.reduce(classes) > 0, activity * self._prediction.kinds + kinds, -1)
+        activity = self._spread_out(self._crossings(), part)
+        contexts = np.where(activity >= 0, activity * self._prediction.kinds + kinds, -1)
         return contexts, (MAX_ACTIVITY + 1) * self._prediction.kinds
 
-    def _axes(self, part: slice) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
-        """Row and column (index of axis 0 and 1) of every value of a block."""
-        places = np.arange(part.start, part.stop)
-        rows, rest = np.divmod(places, self._prediction.row_size)
-        columns = self._lengths[1] if len(self._lengths) > 1 else 1
-        return rows, rest // max(self._prediction.row_size // columns, 1)
+    def _crossings(self) -> Integers:
+        """Of every row, or every crossing of a row and a column, the sum of the activities; -1 where one of them is 0."""
+        rows, *columns = self._activity
+        sums, active = rows, rows > 0
+        for column in columns:
+            sums, active = rows[:, np.newaxis] + column, active[:, np.newaxis] & (column > 0)
+        return np.where(active, np.minimum(sums, MAX_ACTIVITY), -1).ravel()
+
+    def _spread_out(self, crossings: Integers, part: slice) -> Integers:
+        """A number for each crossing as a number for each value of a block."""
+        width = max(self._size // max(crossings.size, 1), 1)
+        first, last = part.start // width, (part.stop - 1) // width + 1
+        return np.repeat(crossings[first:last], width)[part.start - first * width : part.stop - first * width]
 
     def _count(self, values: Array) -> list[Integers]:
         """Bit lengths of the number of changes in every row, and in every column."""
-        counts = [np.zeros(length, np.int64) for length in self._lengths]
-        for part in blocks(self._size) if counts else ():
+        counts = np.zeros(math.prod(self._lengths), np.int64)
+        for part in blocks(self._size) if self._lengths else ():
             changed = self._view.integers(values[part]).astype(np.int64) != self._prediction.integers(part)
-            for count, axis in zip(counts, self._axes(part), strict=False):
-                np.add.at(count, axis[changed], 1)
-        return [np.frexp(count.astype(np.float64))[1].astype(np.int64) for count in counts]
+            crossings = self._spread_out(np.arange(counts.size), part)
+            counts += np.bincount(crossings[changed], minlength=counts.size)
+        grid = counts.reshape(self._lengths)
+        sums = [grid.sum(axis=tuple(a for a in range(grid.ndim) if a != axis)) for axis in range(len(self._lengths))]
+        return [bit_lengths(count) for count in sums]
 
 
 def _to_steps(symbols: Integers, predicted: Integers, alphabet: int, zero: int) -> Integers:

@@ -285,8 +285,9 @@ def _read_block(source: Source, weights: Array, values: Array, rows: _Rows, part
     cells = _Cells.around(old[moves], rows, index[moves], values.dtype)
     size = cells.contexts.size
     tokens = read_partitioned(source.symbols, size, cells.contexts, alphabet=ALPHABET, count=CONTEXTS, dtype=np.int64)
-    numbers, widths = numbers_of(tokens)
-    lows, sizes = cells.bounds(unzigzag(numbers | unpack(source.blob, widths)))
+    numbers, long, widths = numbers_of(tokens)
+    numbers[long] |= unpack(source.blob, widths)
+    lows, sizes = cells.bounds(unzigzag(numbers))
     offsets = unpack(source.blob, bit_lengths(np.maximum(sizes - 1, 0)))
     fresh[moves] = from_ordered(lows + offsets, values.dtype)
     values[part][places] = fresh

@@ -79,8 +79,9 @@ def _write_block(writer: SymbolWriter, numbers: npt.NDArray[np.int64], contexts:
 
 def _read_block(reader: SymbolReader, size: int, contexts: Integers | None, count: int) -> npt.NDArray[np.int64]:
     tokens = read_partitioned(reader, size, contexts, alphabet=ALPHABET, count=count, dtype=np.int64)
-    numbers, widths = numbers_of(tokens)
-    return numbers | _read_remainders(reader, widths)
+    numbers, long, widths = numbers_of(tokens)
+    numbers[long] |= _read_remainders(reader, widths)
+    return numbers
 
 
 def tokens_of(numbers: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
@@ -90,10 +91,13 @@ def tokens_of(numbers: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], np
     return np.where(numbers < DIRECT, numbers, DIRECT + 4 * (lengths - 5) + ((numbers >> widths) & 3)), widths
 
 
-def numbers_of(tokens: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """The inverse of ``tokens_of``, the open bits 0."""
-    widths = np.maximum((tokens >> 2) - 2, 0) * (tokens >= DIRECT)
-    return np.where(tokens < DIRECT, tokens, (4 + (tokens & 3)) << widths), widths
+def numbers_of(tokens: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.intp], npt.NDArray[np.int64]]:
+    """Numbers with their open bits 0 (in place of the tokens), which of them have open bits, and how many each of these."""
+    long = np.flatnonzero(tokens >= DIRECT)
+    found = tokens[long]
+    widths = (found >> 2) - 2
+    tokens[long] = (4 + (found & 3)) << widths
+    return tokens, long, widths
 
 
 def _write_remainders(writer: SymbolWriter, numbers: Integers, widths: Integers) -> None:

@@ -7,7 +7,7 @@ Every value is predicted by its integer (the same rank of the codebook, the same
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -24,8 +24,9 @@ WIDTHS = 12
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """``aligned``: the base's integers (read through ``old``) or weights (``old`` is None) in the new shape, flat.
+    """``aligned``: the base's values (read through ``old``) or weights (``old`` is None) in the new shape, flat.
 
+    ``table``: the predicted integer of each of the 256 values that ``aligned`` can have, where these are so few.
     ``known``: where the base has a value; None means everywhere. ``row_size``: values in one index of axis 0.
     """
 
@@ -34,6 +35,7 @@ class Prediction:
     aligned: Array
     known: npt.NDArray[np.bool_] | None
     row_size: int
+    table: npt.NDArray[np.int64] | None = None
 
     @property
     def kinds(self) -> int:
@@ -49,12 +51,18 @@ class Prediction:
     def integers(self, part: slice) -> npt.NDArray[np.int64]:
         """The predicted integers of a block."""
         values = self.aligned[part]
-        if self.old is None:
-            predicted = self._nearest(values, part)
-        else:
-            predicted = self.old.integers(values).astype(np.int64)
-            predicted = np.minimum(predicted, self.new.alphabet - 1) if self.new.alphabet else predicted
+        predicted = self._predicted(values, part.start) if self.table is None else self.table[values]
         return predicted if self.known is None else np.where(self.known[part], predicted, max(self.new.zero, 0))
+
+    def _predicted(self, values: Array, start: int) -> npt.NDArray[np.int64]:
+        if self.old is None:
+            return self._nearest(values, start)
+        predicted = self.old.integers(values).astype(np.int64)
+        return np.minimum(predicted, self.new.alphabet - 1) if self.new.alphabet else predicted
+
+    def tabled(self, values: Array) -> Prediction:
+        """The same for ``values`` of one byte; ``aligned`` lists the 256 they can have, and all rows are predicted alike."""
+        return replace(self, aligned=values, table=self._predicted(self.aligned, 0))
 
     def kind(self, predicted: npt.NDArray[np.int64], part: slice) -> npt.NDArray[np.int64]:
         """Context of every value; the last one is that of values which the base does not have.
@@ -82,7 +90,7 @@ class Prediction:
         widths = np.minimum(half_octaves.max() - half_octaves, WIDTHS - 1)
         return np.where(np.arange(widths.size) == self.new.zero, WIDTHS, widths)
 
-    def _nearest(self, weights: npt.NDArray[np.float32], part: slice) -> npt.NDArray[np.int64]:
+    def _nearest(self, weights: npt.NDArray[np.float32], start: int) -> npt.NDArray[np.int64]:
         """The integer of the nearest weight, by double precision operations that IEEE 754 rounds in one way only."""
         match self.new.encoding:
             case Encoding.CODEBOOK:
@@ -92,8 +100,9 @@ class Prediction:
                 with np.errstate(over="ignore"):
                     return self.new.integers(weights.astype(self.new.encoding.dtype)).astype(np.int64)
             case Encoding.GRID8 | Encoding.GRID16:
-                rows = np.arange(part.start, part.start + weights.size) // self.row_size
-                steps = self.new.scale.astype(np.float64)[rows if self.new.scale.size > 1 else np.zeros_like(rows)]
+                steps = self.new.scale.astype(np.float64)
+                if steps.size > 1:
+                    steps = steps[np.arange(start, start + weights.size) // self.row_size]
                 half = 1 << (self.new.width - 1)
                 with np.errstate(all="ignore"):
                     nearest = np.rint(weights.astype(np.float64) / steps)
@@ -107,15 +116,37 @@ def predict(old: EncodedTensor, new: IntegerView, shape: tuple[int, ...], *, by_
         return None
     if by_weight and new.encoding is Encoding.CODEBOOK and not np.isfinite(new.scale).all():
         return None
-    source: Array = _numbers(old) if by_weight else old.values
     view = None if by_weight else IntegerView(old.encoding, old.scale)
     row_size = max(math.prod(shape[1:]), 1)
-    if old.shape == shape:
-        return Prediction(view, new, source.ravel(), None, row_size)
-    overlap = tuple(slice(0, min(a, b)) for a, b in zip(old.shape, shape, strict=True))
-    aligned, known = np.zeros(shape, source.dtype), np.zeros(shape, np.bool_)
-    aligned[overlap], known[overlap] = source[overlap], True
-    return Prediction(view, new, aligned.ravel(), known.ravel(), row_size)
+    if _is_tabled(old, new):
+        every = EncodedTensor(old.name, old.encoding, _every_value(old), old.scale)
+        listed = Prediction(view, new, _numbers(every) if by_weight else every.values, None, row_size)
+        values, known = _laid(old.values.view(np.uint8), shape)
+        return replace(listed.tabled(values), known=known)
+    values, known = _laid(_numbers(old) if by_weight else old.values, shape)
+    return Prediction(view, new, values, known, row_size)
+
+
+def _is_tabled(old: EncodedTensor, new: IntegerView) -> bool:
+    """Whether the prediction depends on the base's value alone, and that is one byte."""
+    one_byte = old.encoding is Encoding.CODEBOOK or (old.encoding is Encoding.GRID8 and old.scale.size == 1)
+    return one_byte and (new.scale.size == 1 or new.encoding is Encoding.CODEBOOK)
+
+
+def _every_value(old: EncodedTensor) -> Array:
+    """All 256 bytes as values; those beyond a codebook never occur and stand for its last entry."""
+    every = np.arange(256).astype(np.uint8)
+    return np.minimum(every, old.scale.size - 1) if old.encoding is Encoding.CODEBOOK else every.view(np.int8)
+
+
+def _laid(values: Array, shape: tuple[int, ...]) -> tuple[Array, npt.NDArray[np.bool_] | None]:
+    """The base's values in the new shape, flat, and where they are known (None: everywhere)."""
+    if values.shape == shape:
+        return values.ravel(), None
+    overlap = tuple(slice(0, min(a, b)) for a, b in zip(values.shape, shape, strict=True))
+    aligned, known = np.zeros(shape, values.dtype), np.zeros(shape, np.bool_)
+    aligned[overlap], known[overlap] = values[overlap], True
+    return aligned.ravel(), known.ravel()
 
 
 def _numbers(old: EncodedTensor) -> npt.NDArray[np.float32]:
