@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from model_registry.compression.divergence import mean_divergence
+from model_registry.compression.divergence import mean_divergence, telling_temperature
 from model_registry.contract.content import Content
 from model_registry.contract.session import Session
 from model_registry.contract.tensors import float32_tensor
@@ -98,6 +98,7 @@ class _NoiseProbe:
         self._exact, self._requests = exact, requests
         self._weights = exact.weights()
         self._reference = self._answers(exact)
+        self._temperature = telling_temperature(self._reference)
         self._generator = np.random.default_rng(0)
 
     def sensitivity(self, layer: LinearLayer, moments: Doubles) -> float:
@@ -112,7 +113,8 @@ class _NoiseProbe:
         share, divergence = FIRST_NOISE, 0.0
         for _ in range(TRIES):
             noisy = rows + noise * np.sqrt(share * signal / unit)
-            divergence = mean_divergence(self._reference, self._answers(self._with(layer, noisy)))
+            answers = self._answers(self._with(layer, noisy))
+            divergence = mean_divergence(self._reference, answers, temperature=self._temperature)
             if LOW < divergence < HIGH:
                 break
             share *= min(max(AIM / max(divergence, 1e-6), 0.03), 30.0)

@@ -14,7 +14,7 @@ from model_registry.compression.divergence import mean_divergence
 from model_registry.compression.pipeline import SourceNetwork, read_network
 from model_registry.compression.recipe import Recipe
 from model_registry.compression.updates import LOST_LIMIT
-from model_registry.contract.delta import apply_delta
+from model_registry.contract.delta import Codec, apply_delta
 from model_registry.contract.errors import MalformedArtifact, ManifestRefused
 from model_registry.contract.full import encode_full
 from model_registry.deltas import make_delta
@@ -109,5 +109,6 @@ def test_a_base_with_other_classes_is_no_measure_of_loss(tmp_path: Path, network
     base = search.calibrate(fewer, folder, base=None, progress=quiet).content
     found = search.calibrate(network, folder, base=base, progress=quiet)
     chosen = min((p for p in found.points if p.damage <= search.MAX_DIVERGENCE), key=lambda point: point.bytes)
-    assert apply_delta(base, make_delta(base, found.content).data).sha256 == found.content.sha256
-    assert chosen.setting.startswith("price")
+    delta = make_delta(base, found.content, Codec.MODEL)
+    assert apply_delta(base, delta.data).sha256 == found.content.sha256
+    assert len(delta.data) == chosen.bytes
