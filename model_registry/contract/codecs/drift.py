@@ -111,9 +111,10 @@ class _Cells:
             moved = (weights + rows.shifts[index]).astype(dtype)
         expected = np.clip(moved, info.min, info.max).astype(np.float64)
         units = np.maximum(_exponents(expected), info.minexp) - info.nmant
-        above = rows.octaves[index] - units
+        spreads = rows.spreads[index]
+        above = (spreads >> 1) - SPREAD_OFFSET - units
         widths = _powers(units + np.maximum(above - CELL_OCTAVES, 0))
-        contexts = 2 * (np.clip(above, LEAST_OCTAVES, MOST_OCTAVES) - LEAST_OCTAVES) + (rows.spreads & 1)[index]
+        contexts = 2 * (np.clip(above, LEAST_OCTAVES, MOST_OCTAVES) - LEAST_OCTAVES) + (spreads & 1)
         return cls(expected, widths, contexts, dtype)
 
     def bounds(self, cells: Integers) -> tuple[Integers, Integers]:
@@ -280,14 +281,14 @@ def _read_block(source: Source, weights: Array, values: Array, rows: _Rows, part
         contexts = rows.leans[index[zeros]]
         fates = read_partitioned(source.symbols, zeros.size, contexts, alphabet=3, count=LEANS, dtype=np.uint8)
         moves[zeros] = fates == _MOVES
-        kept = np.where(fates == 1, values.dtype.type(-0.0), values.dtype.type(0.0))
-        fresh[zeros] = kept
-    cells = _Cells.around(old[moves], rows, index[moves], values.dtype)
+        fresh[zeros] = np.where(fates == 1, values.dtype.type(-0.0), values.dtype.type(0.0))
+    kept = np.flatnonzero(moves)
+    cells = _Cells.around(old[kept], rows, index[kept], values.dtype)
     size = cells.contexts.size
     tokens = read_partitioned(source.symbols, size, cells.contexts, alphabet=ALPHABET, count=CONTEXTS, dtype=np.int64)
     numbers, long, widths = numbers_of(tokens)
     numbers[long] |= unpack(source.blob, widths)
     lows, sizes = cells.bounds(unzigzag(numbers))
     offsets = unpack(source.blob, bit_lengths(np.maximum(sizes - 1, 0)))
-    fresh[moves] = from_ordered(lows + offsets, values.dtype)
+    fresh[kept] = from_ordered(lows + offsets, values.dtype)
     values[part][places] = fresh

@@ -17,6 +17,7 @@ from model_registry.contract.entropy import MAX_BITS, Integers, SymbolReader, Sy
 
 DIRECT = 16
 MAX_LENGTH = 32
+FEW_CONTEXTS = 12
 BLOCK = 1 << 20
 ALPHABET = DIRECT + 4 * (MAX_LENGTH - 4)
 
@@ -43,12 +44,15 @@ def _groups(contexts: Integers | None, count: int) -> Iterator[slice | npt.NDArr
     if contexts is None:
         yield slice(None)
         return
-    # A stable sort of small integers is linear; one search for each context would not be.
     small = (contexts + 1).astype(np.uint8 if count < 256 else np.uint16)
-    order, bounds = np.argsort(small, kind="stable"), np.cumsum(np.bincount(small, minlength=count + 1))
-    for start, stop in pairwise(bounds):
-        if stop > start:
-            yield order[start:stop]
+    sizes = np.bincount(small, minlength=count + 1)
+    occurring = np.flatnonzero(sizes[1:]) + 1
+    if occurring.size <= FEW_CONTEXTS:
+        yield from (np.flatnonzero(small == context) for context in occurring)
+        return
+    # Sorting small integers takes as long as some searches.
+    order, bounds = np.argsort(small, kind="stable"), np.cumsum(sizes)
+    yield from (order[bounds[context - 1] : bounds[context]] for context in occurring)
 
 
 def write_numbers(writer: SymbolWriter, numbers: Integers, contexts: Integers | None = None, count: int = 1) -> None:
