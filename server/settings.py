@@ -78,6 +78,7 @@ class Settings(BaseSettings):
     job_attempts: Annotated[int, Field(ge=1, le=10)] = 3
 
     # Deltas: at most how many bases a release gets one from; what one vehicle's way may ask of it; when files go.
+    # A vehicle that is offered more than its own settings allow (max_hops, max_held_bytes) takes the full artifact.
     delta_bases: Annotated[int, Field(ge=0, le=64)] = 8
     chain_hops: Annotated[int, Field(ge=1, le=MAX_HOPS)] = 3
     chain_held_bytes: Bytes = 1024 * MIB

@@ -14,6 +14,7 @@ from server.app import create_app
 from server.bootstrap import Registry, build, operator_token, prepare, publish_metadata
 from server.database import Database, migrate
 from server.settings import Settings
+from tests.server.releases import Releases
 
 
 def settings_in(data: Path, **changes: object) -> Settings:
@@ -64,6 +65,11 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Databas
     migrate(made)
     yield made
     made.close()
+
+
+@pytest.fixture
+def releases(database: Database) -> Releases:
+    return Releases(database)
 
 
 @pytest.fixture

@@ -1,11 +1,7 @@
-"""The delta graph on a database: what vehicles are offered, what is retired, what operators see."""
+"""The delta graph on a database: what vehicles are offered, what is made, what operators see."""
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
-from datetime import timedelta
-from itertools import pairwise
 from typing import Any
 
 import httpx2
@@ -16,92 +12,14 @@ from model_registry.contract.messages import DeploymentState, Hop, Instruction
 from server.api.checkins import CheckIns
 from server.bootstrap import Registry, utc_now
 from server.database import Database
-from server.errors import Conflict
-from server.jobs import retiring
-from server.repositories import artifacts, fleet, rollouts
-from server.services import deltas, deployments, graph, publishing, waves
-from server.services.deltas import MadeDelta
+from server.repositories import artifacts, rollouts
+from server.services import deltas, deployments, graph, publishing
 from server.services.planning import DEFAULT_BOUNDS, ENTRY_BYTES
 from server.services.publishing import Compressed
-from server.services.rollouts import RolloutEvent
-from server.services.waves import RolloutPlan
-from server.tables import Delta, DeltaState, Deployment, RetiredBecause, Vehicle, Version, VersionState
-from tests.server.fleet import FAMILY, add_vehicle, add_version, digest, enrolled, installed
+from server.tables import Delta, DeltaState, Deployment, Vehicle, Version, VersionState
+from tests.server.fleet import FAMILY, add_version, digest, enrolled, installed
+from tests.server.releases import BSDIFF4_BYTES, NUMBERS, Releases
 from tests.server.test_device_api import code_of
-from tests.server.test_jobs import Clock
-
-BSDIFF4_BYTES = 3_000
-NUMBERS = [f"{n}.0.0" for n in range(1, 6)]
-
-
-class Releases:
-    """A family of releases, 400 kB each, with deltas of our choice between them."""
-
-    def __init__(self, database: Database, numbers: list[str] = NUMBERS) -> None:
-        self.database = database
-        with database.writing() as session:
-            self.versions = {number: add_version(session, number, full_bytes=400_000) for number in numbers}
-
-    def delta(self, base: str, version: str, size_bytes: int = 20_000) -> None:
-        with self.database.writing() as session:
-            ends = (self.versions[base].id, self.versions[version].id)
-            row = Delta(base_id=ends[0], version_id=ends[1], state=DeltaState.QUEUED, created_at=utc_now())
-            session.add(row)
-            session.flush()
-            made = MadeDelta("model", digest(f"delta {base} {version}"), size_bytes, 1, 1, BSDIFF4_BYTES)
-            deltas.finish(session, row, made, published=True)
-
-    def chain(self) -> None:
-        """A delta from each release to the next."""
-        numbers = list(self.versions)
-        for base, version in pairwise(numbers):
-            self.delta(base, version)
-
-    def vehicles(self, number: str | None, count: int = 1) -> None:
-        with self.database.writing() as session:
-            runs = self.versions[number] if number else None
-            for n in range(count):
-                add_vehicle(session, f"on-{number or 'nothing'}-{n}", runs=runs)
-
-    def roll_out(self, number: str) -> int:
-        with self.database.writing() as session:
-            plan = RolloutPlan(FAMILY, number, (100,), 100, 20, 1)
-            rollout = waves.create(session, plan, utc_now())
-            waves.tell(session, rollout.id, RolloutEvent.START, delta_bases=0, now=utc_now())
-            waves.tick(session, rollout.id, utc_now())
-            return rollout.id
-
-    def way(self, vehicle_id: str, **bounds: Any) -> list[str]:
-        """The versions that a vehicle is led over; none: the full artifact."""
-        with self.database.reading() as session:
-            vehicle = session.get_one(Vehicle, vehicle_id)
-            offer = deployments.assignment(session, vehicle, replace(DEFAULT_BOUNDS, **bounds))
-        assert offer is not None
-        return [hop.target_path.removeprefix(f"models/{FAMILY}/").removesuffix(".dfm") for hop in offer.hops]
-
-    def states(self) -> dict[tuple[str, str], tuple[str, str | None]]:
-        with self.database.reading() as session:
-            rows = artifacts.deltas_of(session, FAMILY)
-        return {(b.version, v.version): (delta.state, delta.retired_because) for delta, b, v in rows}
-
-    def retire_unneeded(self) -> set[tuple[str, str]]:
-        before = self.states()
-        with self.database.writing() as session:
-            deltas.retire_unneeded(session, FAMILY, bounds=DEFAULT_BOUNDS, now=utc_now())
-        return {ends for ends, state in self.states().items() if state != before[ends]}
-
-    def plan(self, number: str, limit: int = 8) -> set[str]:
-        """Bases from which deltas are then in the making."""
-        with self.database.writing() as session:
-            deltas.plan(
-                session, session.get_one(Version, self.versions[number].id), limit=limit, bounds=DEFAULT_BOUNDS, now=utc_now()
-            )
-        return {base for (base, version), (state, _) in self.states().items() if version == number and state == "queued"}
-
-
-@pytest.fixture
-def releases(database: Database) -> Releases:
-    return Releases(database)
 
 
 class TestWays:
@@ -212,89 +130,6 @@ class TestPlanning:
             again = artifacts.delta_between(session, FAMILY, "3.0.0", "5.0.0")
         assert again is not None
         assert (again.retired_because, again.retired_at) == (None, None)
-
-
-class TestRetiring:
-    def test_what_lies_on_no_way_is_retired_and_told_why(self, releases: Releases) -> None:
-        releases.chain()
-        releases.delta("3.0.0", "5.0.0", 90_000)
-        releases.vehicles("3.0.0")
-        assert releases.retire_unneeded() == {("1.0.0", "2.0.0"), ("2.0.0", "3.0.0"), ("3.0.0", "5.0.0")}
-        assert releases.states()["1.0.0", "2.0.0"] == (DeltaState.RETIRING, RetiredBecause.UNUSED)
-        assert releases.states()["3.0.0", "5.0.0"] == (DeltaState.RETIRING, RetiredBecause.DEARER)
-        assert releases.states()["3.0.0", "4.0.0"] == (DeltaState.PUBLISHED, None)
-        assert releases.retire_unneeded() == set()
-
-    def test_the_release_before_keeps_its_delta_though_nobody_runs_it(self, releases: Releases) -> None:
-        releases.delta("4.0.0", "5.0.0")
-        assert releases.retire_unneeded() == set()
-
-    def test_a_rollout_that_is_not_over_keeps_its_ways(self, releases: Releases) -> None:
-        releases.chain()
-        releases.vehicles("1.0.0")
-        rollout_id = releases.roll_out("3.0.0")
-        assert releases.retire_unneeded() == {("3.0.0", "4.0.0")}, "four hops to the newest are too many"
-        assert releases.way("on-1.0.0-0") == ["2.0.0", "3.0.0"]
-        with releases.database.writing() as session:
-            waves.tell(session, rollout_id, RolloutEvent.ABORT, delta_bases=0, now=utc_now())
-        assert releases.retire_unneeded() == {("1.0.0", "2.0.0"), ("2.0.0", "3.0.0")}
-
-    def test_nothing_is_retired_while_a_delta_is_in_the_making(self, releases: Releases) -> None:
-        releases.delta("3.0.0", "4.0.0")
-        releases.vehicles("3.0.0")
-        assert releases.plan("5.0.0", limit=1) == {"4.0.0"}
-        assert releases.retire_unneeded() == set(), "it will be the chain's last hop"
-
-    def test_vehicles_that_are_not_accepted_keep_nothing(self, releases: Releases) -> None:
-        releases.delta("3.0.0", "5.0.0")
-        releases.vehicles("3.0.0")
-        with releases.database.writing() as session:
-            session.get_one(Vehicle, "on-3.0.0-0").state = "rejected"
-        assert releases.retire_unneeded() == {("3.0.0", "5.0.0")}
-
-    def test_a_vehicle_on_a_retired_base_gets_another_way(self, releases: Releases) -> None:
-        releases.chain()
-        releases.vehicles("4.0.0")
-        releases.retire_unneeded()
-        releases.vehicles("3.0.0")
-        releases.roll_out("5.0.0")
-        assert releases.way("on-3.0.0-0") == [], "3.0.0 to 4.0.0 is retired"
-        assert releases.way("on-4.0.0-0") == ["5.0.0"]
-
-    def test_a_chain_broken_between_two_check_ins_is_offered_no_more(self, releases: Releases) -> None:
-        releases.chain()
-        releases.vehicles("3.0.0")
-        releases.roll_out("5.0.0")
-        memory = CheckIns(releases.database, poll_interval_s=1)
-        memory.poll()
-        offered = Instruction.from_bytes(memory.load("on-3.0.0-0").body).assignment
-        assert offered is not None
-        assert len(offered.hops) == 2
-        with releases.database.writing() as session:
-            row = artifacts.delta_between(session, FAMILY, "3.0.0", "4.0.0")
-            assert row is not None
-            deltas.retire(session, FAMILY, row, utc_now())
-        memory.poll()
-        assert memory.get("on-3.0.0-0") is None, "every process looks again"
-        offered = Instruction.from_bytes(memory.load("on-3.0.0-0").body).assignment
-        assert offered is not None
-        assert offered.hops == ()
-
-    def test_retiring_twice_is_retiring_once_and_only_what_is_published_retires(self, releases: Releases) -> None:
-        releases.delta("4.0.0", "5.0.0")
-        for _ in range(2):
-            with releases.database.writing() as session:
-                row = artifacts.delta_between(session, FAMILY, "4.0.0", "5.0.0")
-                assert row is not None
-                before = row.retired_at
-                deltas.retire(session, FAMILY, row, utc_now())
-                assert before is None or row.retired_at == before
-        releases.plan("3.0.0")
-        with releases.database.writing() as session:
-            queued = artifacts.delta_between(session, FAMILY, "2.0.0", "3.0.0")
-            assert queued is not None
-            with pytest.raises(Conflict, match="queued, not published"):
-                deltas.retire(session, FAMILY, queued, utc_now())
 
 
 class TestLost:
@@ -457,132 +292,6 @@ class TestDoors:
             return not [statement for statement in seen if "deltas" in statement or "vehicles" in statement]
 
         wait_until(silent, deadline_s=10, what="silence")
-
-
-class TestGoing:
-    """From signed metadata and from the store."""
-
-    @pytest.fixture
-    def clock(self) -> Clock:
-        return Clock()
-
-    @pytest.fixture
-    def signed(self, registry: Registry, clock: Clock) -> Registry:
-        """Forty deltas to five releases, signed and stored as a delta job leaves them; nobody needs but one of them."""
-        from model_registry.contract.targets import DeltaTarget
-
-        numbers = [f"1.{n}.0" for n in range(9)]
-        releases = Releases(registry.database, numbers)
-        for counter, version in enumerate(releases.versions.values(), start=1):
-            with registry.database.reading() as session:
-                from server.tables import Family
-
-                target = deployments.full_target(version, session.get_one(Family, FAMILY), version.content_sha256 or "", 5000)
-            assert target.release_counter == counter
-            registry.image_repository.add_full(target, sha256=version.full_sha256 or "", length=400_000)
-        pairs = [(a, b) for i, b in enumerate(numbers) for a in numbers[:i]]
-        entries = []
-        for base, number in pairs:
-            text = f"delta {base} {number}"
-            releases.delta(base, number)
-            registry.store.put(f"artifacts/{digest(text)}", text.encode(), sha256=digest(text), size_bytes=len(text))
-            one, two = releases.versions[base], releases.versions[number]
-            name = DeltaTarget(FAMILY, one.content_sha256 or "", two.content_sha256 or "", 5000)
-            entries.append((name, digest(text), len(text)))
-        registry.image_repository.add_deltas(entries)
-        return replace(registry, clock=clock)
-
-    def role_bytes(self, registry: Registry) -> int:
-        """What a vehicle fetches to learn of this family's deltas."""
-        folder = registry.settings.files_directory / "metadata/image"
-        newest = max(folder.glob("*.deltas-signs.json"), key=lambda path: int(path.name.split(".")[0]))
-        return newest.stat().st_size
-
-    def names(self, registry: Registry) -> set[str]:
-        from tests.server.test_jobs import signed_targets
-
-        return set(signed_targets(registry, "deltas-signs"))
-
-    def files(self, registry: Registry) -> int:
-        return len(list((registry.settings.files_directory / "artifacts").iterdir()))
-
-    def test_metadata_shrinks_at_once_and_files_go_after_a_while(self, signed: Registry, clock: Clock) -> None:
-        before = self.role_bytes(signed)
-        assert (len(self.names(signed)), self.files(signed)) == (36, 36)
-        retiring.retire_unneeded(signed)
-        assert len(self.names(signed)) == 36, "until a worker withdraws them"
-        retiring.withdraw(signed)
-        assert len(self.names(signed)) == 1
-        after = self.role_bytes(signed)
-        assert after < 900
-        assert abs((before - after) / 35 - ENTRY_BYTES) < 20, (before, after)
-        retiring.remove_files(signed)
-        assert self.files(signed) == 36, "somebody may be in the middle of a download"
-        clock.pass_s(signed.settings.retired_file_life_s + 1)
-        retiring.remove_files(signed)
-        assert self.files(signed) == 1
-        editions = len(list((signed.settings.files_directory / "metadata/image").iterdir()))
-        for step in (retiring.retire_unneeded, retiring.withdraw, retiring.remove_files):
-            step(signed)
-        assert len(list((signed.settings.files_directory / "metadata/image").iterdir())) == editions, "nothing new to say"
-
-    def test_two_workers_do_it_at_once(self, signed: Registry, clock: Clock) -> None:
-        def round_(_: int) -> None:
-            for step in (retiring.retire_unneeded, retiring.withdraw, retiring.remove_files):
-                step(signed)
-
-        with ThreadPoolExecutor(4) as pool:
-            list(pool.map(round_, range(8)))
-        clock.pass_s(signed.settings.retired_file_life_s + 1)
-        with ThreadPoolExecutor(4) as pool:
-            list(pool.map(round_, range(8)))
-        assert (len(self.names(signed)), self.files(signed)) == (1, 1)
-
-    def test_one_that_is_asked_for_again_keeps_its_name_and_file(self, signed: Registry, clock: Clock) -> None:
-        retiring.retire_unneeded(signed)
-        retiring.withdraw(signed)
-        with signed.database.writing() as session:
-            row = artifacts.delta_between(session, FAMILY, "1.0.0", "1.8.0")
-            assert row is not None
-            row.state, row.retired_because, row.retired_at = DeltaState.QUEUED, None, None
-        clock.pass_s(signed.settings.retired_file_life_s + 1)
-        retiring.remove_files(signed)
-        assert self.files(signed) == 2
-
-    def test_a_worker_that_died_before_the_row_was_written_is_no_harm(self, signed: Registry) -> None:
-        """Signed metadata has forgotten the delta already; its row says that it is still to be forgotten."""
-        with signed.database.writing() as session:
-            row = artifacts.delta_between(session, FAMILY, "1.0.0", "1.8.0")
-            assert row is not None
-            deltas.retire(session, FAMILY, row, utc_now())
-            base, version = (artifacts.version_by_id(session, number) for number in (row.base_id, row.version_id))
-        signed.image_repository.retire_deltas([deltas.delta_name(FAMILY, base, version)])
-        retiring.withdraw(signed)
-        with signed.database.reading() as session:
-            after = artifacts.delta_between(session, FAMILY, "1.0.0", "1.8.0")
-        assert after is not None
-        assert after.state == DeltaState.RETIRED
-
-
-def test_revisions_tell_busy_vehicles_apart(database: Database) -> None:
-    releases = Releases(database)
-    releases.chain()
-    releases.vehicles("3.0.0")
-    releases.roll_out("5.0.0")
-    releases.vehicles("4.0.0")
-    with database.reading() as session:
-        before = fleet.revision(session)
-    with database.writing() as session:
-        row = artifacts.delta_between(session, FAMILY, "1.0.0", "2.0.0")
-        assert row is not None
-        deltas.retire(session, FAMILY, row, utc_now())
-    with database.reading() as session:
-        assert list(fleet.changed_since(session, before)) == ["on-3.0.0-0"]
-
-
-def test_files_are_looked_for_no_earlier_than_their_time(registry: Registry) -> None:
-    with registry.database.reading() as session:
-        assert list(artifacts.retired_with_file(session, utc_now() - timedelta(days=1), limit=1)) == []
 
 
 @pytest.mark.parametrize(
