@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx2
+import hypothesis
 import pytest
 from fastapi.testclient import TestClient
 
@@ -15,6 +16,11 @@ from server.bootstrap import Registry, build, operator_token, prepare, publish_m
 from server.database import Database, migrate
 from server.settings import Settings
 from tests.server.releases import Releases
+
+
+# On a busy machine one example may take long.
+hypothesis.settings.register_profile("no_deadline", deadline=None)
+hypothesis.settings.load_profile("no_deadline")
 
 
 def settings_in(data: Path, **changes: object) -> Settings:
