@@ -17,7 +17,6 @@ from server.database import Database, migrate
 from server.settings import Settings
 from tests.server.releases import Releases
 
-
 # On a busy machine one example may take long.
 hypothesis.settings.register_profile("no_deadline", deadline=None)
 hypothesis.settings.load_profile("no_deadline")
