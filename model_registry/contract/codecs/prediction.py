@@ -106,8 +106,10 @@ class Prediction:
                 half = 1 << (self.new.width - 1)
                 with np.errstate(all="ignore"):
                     nearest = np.rint(weights.astype(np.float64) / steps)
-                grid = np.clip(np.where(np.isfinite(nearest), nearest, 0), -half, half - 1)
-                return grid.astype(np.int64) + self.new.zero
+                beyond = ~np.isfinite(nearest)
+                if beyond.any():
+                    nearest[beyond] = 0
+                return np.clip(nearest, -half, half - 1, out=nearest).astype(np.int64) + self.new.zero
 
 
 def predict(old: EncodedTensor, new: IntegerView, shape: tuple[int, ...], *, by_weight: bool) -> Prediction | None:
@@ -153,4 +155,5 @@ def _numbers(old: EncodedTensor) -> npt.NDArray[np.float32]:
     """The base's weights; what is not a number counts as 0."""
     with np.errstate(all="ignore"):
         weights = old.dequantize()
-    return np.where(np.isnan(weights), np.float32(0), weights)
+    unknown = np.isnan(weights)
+    return np.where(unknown, np.float32(0), weights) if unknown.any() else weights

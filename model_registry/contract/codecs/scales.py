@@ -89,7 +89,8 @@ def _write(coder: _Coder, sink: Sink, values: Array, old: Scale | None) -> bool:
 
 def _write_steps(sink: Sink, values: Array, old: Reals) -> bool:
     """The coarsest steps that lead to every entry, float16 rounding included."""
-    moves = values.astype(np.float64) - old
+    with np.errstate(invalid="ignore"):
+        moves = values.astype(np.float64) - old
     if not np.isfinite(moves).all():
         return False
     for octave in range(COARSEST_OCTAVE, FINEST_OCTAVE - 1, -1):
