@@ -17,7 +17,7 @@ from model_registry.contract.entropy import MAX_BITS, Integers, SymbolReader, Sy
 
 DIRECT = 16
 MAX_LENGTH = 32
-FEW_CONTEXTS = 12
+FEW_CONTEXTS = 17
 BLOCK = 1 << 20
 ALPHABET = DIRECT + 4 * (MAX_LENGTH - 4)
 
@@ -44,7 +44,11 @@ def _groups(contexts: Integers | None, count: int) -> Iterator[slice | npt.NDArr
     if contexts is None:
         yield slice(None)
         return
-    small = (contexts + 1).astype(np.uint8 if count < 256 else np.uint16)
+    small = (contexts + 1).astype(np.uint8 if count < 256 else np.uint16, copy=False)
+    if count <= FEW_CONTEXTS:
+        places = (np.flatnonzero(small == context) for context in range(1, count + 1))
+        yield from (group for group in places if group.size)
+        return
     sizes = np.bincount(small, minlength=count + 1)
     occurring = np.flatnonzero(sizes[1:]) + 1
     if occurring.size <= FEW_CONTEXTS:

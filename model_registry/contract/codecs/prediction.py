@@ -73,7 +73,7 @@ class Prediction:
         if self.new.encoding is Encoding.CODEBOOK:
             kinds = self._widths[predicted]
         elif self.new.is_integer:
-            kinds = (predicted == self.new.zero).astype(np.int64)
+            kinds = (predicted == self.new.zero).view(np.uint8)
         else:
             exponents = self.new.exponents(predicted)
             kinds = np.minimum(exponents.max(initial=0) - exponents, EXPONENTS - 1)
