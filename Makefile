@@ -36,7 +36,8 @@ bench: install bench-peers ## bytes beside general tools on real networks; teach
 	$(BIN)/deltafleet bench bytes $(addprefix --only ,$(ONLY)) $(if $(JSON),--json > $(JSON))
 
 bench-peers: install ## install the general tools that the benchmark compares with
-	$(BIN)/pip install --quiet --progress-bar on -e '.[bench]'
+	@for peer in 'brotli>=1.1' 'detools>=0.53' 'hdiffpatch>=2.6'; do $(BIN)/pip install --quiet --progress-bar on "$$peer" \
+	  || echo "$$peer could not be installed; the table will name it as missing" >&2; done
 	@command -v xdelta3 >/dev/null || { [ "$$(id -u)" = 0 ] && apt-get install -y --no-install-recommends xdelta3; } \
 	  || sudo -n apt-get install -y --no-install-recommends xdelta3 \
 	  || echo "xdelta3 could not be installed; the table will name it as missing" >&2

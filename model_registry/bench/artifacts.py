@@ -43,9 +43,12 @@ def compress(source: Path, target: Path, *options: str | Path) -> Made:
     """``deltafleet compress``. Raises CompressionFailed."""
     before = _children_cpu_s()
     command = [*PROGRAM, "compress", str(source), "-o", str(target), "--json", *map(str, options)]
-    done = subprocess.run(
-        command, capture_output=True, text=True, timeout=DEADLINE_S, check=False, env={**os.environ, **ONE_THREAD}
-    )
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=DEADLINE_S, check=False, env={**os.environ, **ONE_THREAD}
+        )
+    except subprocess.TimeoutExpired as exc:
+        raise CompressionFailed(f"compressing {source.name} takes more than {DEADLINE_S} s") from exc
     if done.returncode != 0:
         raise CompressionFailed(f"{source.name} is not compressed: {(done.stderr.strip().splitlines() or ['no word'])[-1]}")
     return Made(target, round(_children_cpu_s() - before, 1), json.loads(done.stdout))

@@ -66,7 +66,8 @@ def bytes_(
 ) -> None:
     """Compare full artifacts and deltas with general tools on the same inputs, with what is lost, time and memory.
 
-    Missing networks are taught first. Exit status 1 when an artifact does not decode to its content in a fresh process.
+    Missing networks are taught first. Exit status 1 when an artifact cannot be made, or does not decode to its content in a
+    fresh process.
 
     Example: [bold]deltafleet bench bytes --only classifier-only --json[/bold]
     """
@@ -89,7 +90,7 @@ def bytes_(
         console = Console()
         show(result, console if console.is_terminal else Console(width=220))
     if result.broken:
-        raise ArtifactRefused(f"an artifact does not decode to its content: {'; '.join(result.broken)}")
+        raise ArtifactRefused(f"the benchmark found what must not be: {'; '.join(result.broken)}")
 
 
 def _refuse_unknown(given: Sequence[str], known: Collection[str], place: str) -> None:

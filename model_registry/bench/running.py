@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import tempfile
 from collections.abc import Callable, Collection
 from pathlib import Path
 
+from model_registry.bench.artifacts import CompressionFailed
 from model_registry.bench.comparison import Comparison, peer_versions
-from model_registry.bench.measuring import ONE_THREAD
 from model_registry.bench.networks import NetworkCache
 from model_registry.bench.peers import PEERS
 from model_registry.bench.scenarios import SCENARIOS, Scenario, Update
@@ -20,19 +19,24 @@ CPU_INFO = Path("/proc/cpuinfo")
 
 
 def compare(networks: NetworkCache, only: Collection[str], *, with_peers: bool, progress: Progress) -> Result:
-    """Measure the scenarios named in ``only``, or all; networks that are missing are taught first. Raises Refusal."""
-    # Before the networks run for the first time in this process: everything is measured on one thread.
-    os.environ.update(ONE_THREAD)
+    """Measure the scenarios named in ``only``, or all; networks that are missing are taught first.
+
+    A scenario that cannot be compressed is told in the result. Raises Refusal for data that cannot be read.
+    """
     chosen = [scenario for scenario in SCENARIOS if not only or scenario.name in only]
     paths = networks.make(dict.fromkeys(name for scenario in chosen for name in _networks(scenario)), progress)
     peers = PEERS if with_peers else ()
     with tempfile.TemporaryDirectory(prefix="deltafleet-bench-") as folder:
         comparison = Comparison(paths, networks.split, Path(folder), peers=peers, progress=progress)
-        rows = []
+        rows, failures = [], []
         for scenario in chosen:
-            rows.append(comparison.row(scenario))
+            try:
+                rows.append(comparison.row(scenario))
+            except CompressionFailed as exc:
+                # The others are still worth their hours.
+                failures.append(f"{scenario.name}: {exc.message}")
             progress(scenario.name, 1.0, "measured")
-    return Result(tuple(rows), peer_versions(peers), _machine())
+    return Result(tuple(rows), peer_versions(peers), _machine(), tuple(failures))
 
 
 def _networks(scenario: Scenario) -> tuple[str, ...]:

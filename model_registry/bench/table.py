@@ -22,15 +22,20 @@ INPUTS = {CONTENT: "our content", FLOAT16: "float16 weights", FLOAT32: "float32 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """``peers``: each tool's version, None for one that is missing; ``machine``: what it was measured on."""
+    """``peers``: each tool's version, None for one that is missing; ``machine``: what it was measured on.
+
+    ``failures``: scenarios that have no row, and why.
+    """
 
     rows: tuple[Row, ...]
     peers: Mapping[str, str | None]
     machine: Mapping[str, str]
+    failures: tuple[str, ...] = ()
 
     @property
     def broken(self) -> list[str]:
-        return [f"{row.scenario.name}: {reason}" for row in self.rows for reason in row.broken]
+        """Everything that must not be: no artifact, or one that does not decode to its content."""
+        return [*self.failures, *(f"{row.scenario.name}: {reason}" for row in self.rows for reason in row.broken)]
 
 
 def to_json(result: Result) -> dict[str, Any]:
@@ -40,6 +45,7 @@ def to_json(result: Result) -> dict[str, Any]:
         "peers": dict(result.peers),
         "missing": [name for name, version in result.peers.items() if version is None],
         "rows": [asdict(row) | {"ratios": _ratios(row), "broken": row.broken} for row in result.rows],
+        "failures": list(result.failures),
         "targets": [asdict(check) for check in verdict(result.rows)],
     }
 
@@ -60,6 +66,8 @@ def show(result: Result, console: Console) -> None:
     for row in result.rows:
         for reason in row.failed:
             console.print(f"{row.scenario.name}: {reason}")
+    for failure in result.failures:
+        console.print(failure)
 
 
 def _ratios(row: Row) -> dict[str, float | None]:

@@ -86,7 +86,8 @@ def test_what_is_lost_is_measured_on_pictures_never_seen(rows: tuple[Row, Row]) 
 
 
 def test_the_result_is_told_to_people_and_to_scripts(rows: tuple[Row, Row]) -> None:
-    result = Result(rows, {"xz": "1", "xdelta3": None}, {"cpu": "one"})
+    result = Result(rows, {"xz": "1", "xdelta3": None}, {"cpu": "one"}, ("third: not compressed",))
+    assert result.broken == ["third: not compressed"]
     value = json.loads(json.dumps(to_json(result)))
     assert value["missing"] == ["xdelta3"]
     assert value["rows"][1]["ratios"]["content"] > 1
@@ -94,5 +95,5 @@ def test_the_result_is_told_to_people_and_to_scripts(rows: tuple[Row, Row]) -> N
     show(result, Console(width=220, file=printed))
     text = printed.getvalue()
     assert "missing, so not in the tables (make bench-peers installs them): xdelta3" in text
-    for word in ("second", "delta model", "Targets", "not measured"):
+    for word in ("second", "delta model", "Targets", "not measured", "third: not compressed"):
         assert word in text

@@ -12,6 +12,7 @@ from PIL import Image
 
 from model_registry.bench.networks import NetworkCache, with_starts
 from model_registry.bench.reference import ReferenceData
+from model_registry.bench.running import compare
 from model_registry.bench.scenarios import SCENARIOS, TRAININGS, Phase, Pictures, Training, Update
 from model_registry.contract.errors import MalformedArtifact
 from model_registry.models.safetensors_file import read_safetensors
@@ -78,6 +79,20 @@ def test_every_scenario_is_about_networks_that_can_be_made() -> None:
     for scenario in SCENARIOS:
         names = {scenario.network} | ({scenario.base} if isinstance(scenario, Update) else set())
         assert names <= set(TRAININGS), scenario.name
+
+
+def test_a_network_that_cannot_be_compressed_is_told_and_does_not_stop_the_run(tmp_path: Path, data: ReferenceData) -> None:
+    place = data.folder / "imagenet-sample"
+    (place / "images").mkdir(parents=True)
+    Image.fromarray(np.zeros((256, 256, 3), np.uint8)).save(place / "images" / "0.png")
+    (place / "labels.csv").write_text("file,class_index\n0.png,0\n")
+    networks = NetworkCache(tmp_path / "cache", data)
+    networks.path("imagenet").parent.mkdir()
+    networks.path("imagenet").write_bytes(b"no network")
+    result = compare(networks, ["imagenet"], with_peers=False, progress=lambda *_: None)
+    assert result.rows == ()
+    assert len(result.broken) == 1
+    assert result.broken[0].startswith("imagenet: imagenet-")
 
 
 def test_missing_reference_data_is_refused_with_its_place(tmp_path: Path) -> None:
