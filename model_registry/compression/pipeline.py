@@ -18,9 +18,9 @@ import numpy as np
 import numpy.typing as npt
 
 from model_registry.architectures import Architecture, architecture, matching, recognise
-from model_registry.compression.compensation import Compensated
 from model_registry.compression.quantization import Setting, keep_exactly, quantize
 from model_registry.compression.recipe import Recipe
+from model_registry.compression.rounding import Compensated
 from model_registry.compression.updates import Update, deliver, lost_share, update_tensor
 from model_registry.contract import golden
 from model_registry.contract.content import Content
@@ -151,7 +151,8 @@ def _encode(
     """Every tensor's encoding, and the share of the update that is not delivered."""
     before = _base_tensors(base)
     have = {name: tensor for name, (tensor, _) in before.items()}
-    rounded = setting.round(network.weights, have) if isinstance(setting, Compensated) else {}
+    unchanged = frozenset(name for name, (_, source) in before.items() if source and source == sources.get(name))
+    rounded = setting.round(network.weights, have, unchanged) if isinstance(setting, Compensated) else {}
     # What no layer multiplies is encoded without data.
     plain = setting if isinstance(setting, Setting) else Setting()
     total = max(network.manifest.parameters, 1)
@@ -165,7 +166,7 @@ def _encode(
         else:
             own = rounded.get(name) or quantize(name, value, plain, bias=name in network.biases, share=value.size / total)
         if name in rounded:
-            updates.append(deliver(value, own, before.get(name), sources[name]))
+            updates.append(deliver(value, own, have.get(name)))
         else:
             updates.append(update_tensor(value, own, before.get(name), sources[name], exact=setting is None))
     return tuple(update.tensor for update in updates), lost_share(updates)

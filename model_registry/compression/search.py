@@ -20,10 +20,10 @@ import numpy as np
 import numpy.typing as npt
 
 from model_registry.compression.calibration import calibrate_layers
-from model_registry.compression.compensation import Compensated
 from model_registry.compression.divergence import mean_divergence, telling_temperature
 from model_registry.compression.pipeline import SourceNetwork, compress
 from model_registry.compression.quantization import Setting
+from model_registry.compression.rounding import Compensated
 from model_registry.compression.updates import LOST_LIMIT
 from model_registry.contract.content import Content
 from model_registry.contract.delta import Codec

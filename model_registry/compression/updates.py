@@ -59,13 +59,9 @@ def update_tensor(
     return update
 
 
-def deliver(
-    values: npt.NDArray[np.float32], chosen: EncodedTensor, base: tuple[EncodedTensor, str] | None, source: str
-) -> Update:
-    """Take an encoding that was chosen with the base in mind; a tensor whose source did not change stays as it is."""
-    if base is None or base[0].shape != chosen.shape:
-        return Update(chosen)
-    return Update(base[0]) if base[1] == source else measure(values, chosen, base[0])
+def deliver(values: npt.NDArray[np.float32], chosen: EncodedTensor, base: EncodedTensor | None) -> Update:
+    """Take an encoding that was chosen with the base in mind."""
+    return Update(chosen) if base is None or base.shape != chosen.shape else measure(values, chosen, base)
 
 
 def measure(values: npt.NDArray[np.float32], shipped: EncodedTensor, base: EncodedTensor) -> Update:

@@ -1,0 +1,73 @@
+"""What the coder will ask for a level, in bits, estimated from the levels of a whole layer as they are now."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from model_registry.compression.lattices import Integers, Lattice
+
+Doubles = npt.NDArray[np.floating[Any]]
+# Steps beyond this cost so many bits more for every doubling, as a number coded by its length does.
+FARTHEST, BITS_BEYOND = 24, 2.0
+
+
+class Costs(Protocol):
+    """Called with ``candidates`` (choices, outputs) and the levels of the ``base`` (outputs); tells bits of every candidate."""
+
+    def __call__(self, candidates: Integers, base: Integers) -> Doubles: ...
+
+
+class LevelCosts:
+    """Without a base: an adaptive code's bits under the histogram of ``levels``."""
+
+    def __init__(self, levels: Integers) -> None:
+        self._largest = int(np.abs(levels).max(initial=0)) + 1
+        histogram = np.bincount((levels + self._largest).ravel(), minlength=2 * self._largest + 1) + 0.3
+        self._bits = -np.log2(histogram / histogram.sum())
+
+    def __call__(self, candidates: Integers, base: Integers) -> Doubles:  # noqa: ARG002 - there is none
+        return np.asarray(self._bits[np.clip(candidates, -self._largest, self._largest) + self._largest])
+
+
+class ChangeCosts:
+    """With a base: the bits of a step from the base's level, by the kind of that level; no step is nearly free."""
+
+    def __init__(self, lattice: Lattice, levels: Integers, base: Integers) -> None:
+        self._lattice = lattice
+        steps, kinds = levels - base, lattice.kind(base)
+        share = max(float((steps != 0).mean()), 0.5 / max(steps.size, 1))
+        counts = np.zeros((lattice.kinds, 2 * FARTHEST + 1))
+        np.add.at(counts, (kinds, np.clip(steps, -FARTHEST, FARTHEST) + FARTHEST), 1)
+        total = counts.sum(axis=1)
+        unchanged = counts[:, FARTHEST].copy()
+        # A kind that is seldom seen resembles the others.
+        changed = np.clip((total - unchanged + 4 * share) / (total + 4), 1e-5, 0.98)
+        counts[:, FARTHEST] = 0
+        overall = counts.sum(axis=0) + 0.05
+        counts += 2 * overall / overall.sum()
+        self._bits = -np.log2(changed[:, np.newaxis] * counts / counts.sum(axis=1, keepdims=True))
+        self._bits[:, FARTHEST] = -np.log2(1 - changed)
+
+    def __call__(self, candidates: Integers, base: Integers) -> Doubles:
+        steps = candidates - base
+        beyond = np.log2(np.maximum(np.abs(steps) / FARTHEST, 1))
+        known = self._bits[self._lattice.kind(base), np.clip(steps, -FARTHEST, FARTHEST) + FARTHEST]
+        return np.asarray(known + BITS_BEYOND * beyond)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Pricing:
+    """How levels of ``lattice`` are chosen: ``costs`` in bits, and the ``price`` of one in the energy that moments measure."""
+
+    lattice: Lattice
+    costs: Costs
+    price: float
+
+    def choose(self, values: Doubles, candidates: Integers, base: Integers, curvature: float) -> Integers:
+        """For each of ``values`` the one of its ``candidates`` (choices, outputs) with the least damage + price x bits."""
+        loss = curvature * np.square(values - self.lattice.values(candidates)) + self.price * self.costs(candidates, base)
+        return np.asarray(candidates[loss.argmin(axis=0), np.arange(values.size)])

@@ -1,0 +1,95 @@
+"""The values that a tensor's weights may take, numbered in rising order: the multiples of a step, or a codebook's entries."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+Doubles = npt.NDArray[np.floating[Any]]
+Integers = npt.NDArray[np.int64]
+# Entries of a codebook are told apart by so many half octaves of the width of their cell (contract/codecs/prediction.py).
+WIDTHS = 12
+
+
+class Lattice(Protocol):
+    """Levels are integers of any shape; values are weights."""
+
+    @property
+    def kinds(self) -> int:
+        """How many kinds of levels leave their place more or less easily."""
+
+    @property
+    def zero(self) -> int:
+        """The level of the weight 0, or of the one nearest to it."""
+
+    def values(self, levels: Integers) -> Doubles: ...
+
+    def nearest(self, values: Doubles) -> Integers: ...
+
+    def neighbours(self, values: Doubles) -> tuple[Integers, Integers]:
+        """The levels below and above."""
+
+    def kind(self, levels: Integers) -> Integers:
+        """0 to ``kinds`` - 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """Multiples of ``step``; the kinds are "not zero" and "zero"."""
+
+    step: float
+    kinds: int = 2
+    zero: int = 0
+
+    def values(self, levels: Integers) -> Doubles:
+        return levels * self.step
+
+    def nearest(self, values: Doubles) -> Integers:
+        return np.asarray(np.rint(values / self.step), np.int64)
+
+    def neighbours(self, values: Doubles) -> tuple[Integers, Integers]:
+        below = np.asarray(np.floor(values / self.step), np.int64)
+        return below, below + 1
+
+    def kind(self, levels: Integers) -> Integers:
+        return np.asarray(levels == 0, np.int64)
+
+
+@dataclass(frozen=True, eq=False)
+class Codebook:
+    """Rising ``entries``; the kinds are the widths of their cells, and zero."""
+
+    entries: Doubles
+
+    @property
+    def kinds(self) -> int:
+        return WIDTHS + 1
+
+    @cached_property
+    def zero(self) -> int:
+        return int(np.abs(self.entries).argmin())
+
+    def values(self, levels: Integers) -> Doubles:
+        return self.entries[levels]
+
+    def nearest(self, values: Doubles) -> Integers:
+        return np.searchsorted((self.entries[1:] + self.entries[:-1]) / 2, values).astype(np.int64)
+
+    def neighbours(self, values: Doubles) -> tuple[Integers, Integers]:
+        above = np.searchsorted(self.entries, values).astype(np.int64)
+        return np.maximum(above - 1, 0), np.minimum(above, self.entries.size - 1)
+
+    def kind(self, levels: Integers) -> Integers:
+        return np.asarray(self._kinds[levels])
+
+    @cached_property
+    def _kinds(self) -> Integers:
+        gaps = np.diff(self.entries, prepend=self.entries[0], append=self.entries[-1])
+        cells = np.maximum(gaps[1:] + gaps[:-1], 1e-300)
+        kinds: Integers = np.clip(np.rint(2 * np.log2(cells.max() / cells)), 0, WIDTHS - 1).astype(np.int64)
+        kinds[self.zero] = WIDTHS
+        return kinds

@@ -1,0 +1,254 @@
+"""A layer's new weights, near the base's: what is priced is the change, as a delta will code it.
+
+Three lattices compete: the base's codebook, that codebook with entries moved to where their weights went, and a grid; where the
+base has a grid, its step is halved as often as the price asks, so that "no change" is exact. Rounding with error compensation
+(compensation.py) makes a first choice. A delta is a low-rate code, where most weights keep their level, and there a choice
+made in one pass is not the best: coordinate descent then goes over the weights again, each time taking the level of least
+damage + price x bits while all others stay. Biases are one more column, on the base's grid of biases.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from model_registry.compression.calibration import Calibrated
+from model_registry.compression.compensation import (
+    BLOCK,
+    PASSES,
+    Factor,
+    energy_price,
+    round_groups,
+    storable_step,
+    wanted_step,
+)
+from model_registry.compression.costs import ChangeCosts, Pricing
+from model_registry.compression.lattices import Codebook, Grid, Integers
+from model_registry.compression.quantization import LARGEST_LEVEL, Floats, grid_tensor
+from model_registry.contract.tensors import EncodedTensor, Encoding
+from model_registry.models.linear_layers import LinearLayer
+
+Doubles = npt.NDArray[np.floating[Any]]
+SWEEPS = 4
+# What an entry that moved takes in a delta, measured on real trainings.
+ENTRY_BITS = 6.0
+GRIDS = (Encoding.GRID8, Encoding.GRID16)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Choice:
+    """Levels on a lattice, the levels of the base there, and the ``bits`` that the lattice itself takes."""
+
+    lattice: Codebook | Grid
+    base: Integers
+    levels: Integers
+    bits: float = 0.0
+
+    @property
+    def values(self) -> Doubles:
+        return self.lattice.values(self.levels)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Target:
+    """The layer as it should be: ``rows`` (groups, outputs, inputs) and ``bias`` (groups, outputs); ``price`` of energy."""
+
+    rows: Doubles
+    bias: Doubles
+    factors: list[Factor]
+    price: float
+
+    @classmethod
+    def of(cls, calibrated: Calibrated, weight: Floats, bias: Floats | None, price: float) -> _Target:
+        rows = calibrated.layer.rows(weight.astype(np.float64))
+        wanted = np.zeros(rows.shape[:2]) if bias is None else bias.astype(np.float64).reshape(rows.shape[:2])
+        return cls(rows, wanted, [Factor.of(moments) for moments in calibrated.moments], energy_price(calibrated, price))
+
+    def pricing(self, choice: _Choice) -> Pricing:
+        """A bit's cost under the changes that ``choice`` makes."""
+        return Pricing(choice.lattice, ChangeCosts(choice.lattice, choice.levels, choice.base), self.price)
+
+    def slopes(self, group: int, weights: Doubles, bias: Doubles) -> Doubles:
+        """Errors times moments, (outputs, inputs + 1): half of how the damage falls with every weight and the bias."""
+        errors = np.concatenate([self.rows[group] - weights, (self.bias[group] - bias)[:, np.newaxis]], axis=1)
+        return np.asarray(errors @ self.factors[group].moments)
+
+
+def revise_layer(
+    calibrated: Calibrated,
+    weight: Floats,
+    bias: Floats | None,
+    *,
+    base: EncodedTensor,
+    base_bias: EncodedTensor | None,
+    price: float,
+) -> tuple[EncodedTensor, EncodedTensor | None]:
+    """Encode a layer for ``price`` nats a bit, near ``base`` and ``base_bias``, which may have other sizes, not other ranks."""
+    layer = calibrated.layer
+    target = _Target.of(calibrated, weight, bias, price)
+    biases = _bias_choice(target.bias, bias, base_bias)
+    starts = _starts(
+        wanted_step(calibrated, target.factors, price), target.rows, layer.rows(_overlap(base, weight.shape)), base
+    )
+    first = [_first_choice(target, start) for start in starts]
+    choice, owed = min(first, key=lambda candidate: _objective(target, candidate[0]))
+    biases = replace(biases, levels=biases.lattice.nearest(owed))
+    for _ in range(SWEEPS):
+        choice = _sweep(target, choice, biases.values)
+        biases = biases if bias is None else _revise_biases(target, choice.values, biases)
+    tensor = _tensor(layer.weight_of(choice.levels, weight.shape), choice.lattice, base)
+    return tensor, _bias_tensor(layer, bias, biases)
+
+
+def revise_bias(
+    calibrated: Calibrated, weight: Floats, bias: Floats, *, base: EncodedTensor, base_bias: EncodedTensor | None, price: float
+) -> EncodedTensor | None:
+    """The bias alone, where the weight stays what it is in ``base``, of the same shape."""
+    target = _Target.of(calibrated, weight, bias, price)
+    kept = calibrated.layer.rows(base.dequantize().astype(np.float64))
+    biases = _bias_choice(target.bias, bias, base_bias)
+    for _ in range(SWEEPS):
+        biases = _revise_biases(target, kept, biases)
+    return _bias_tensor(calibrated.layer, bias, biases)
+
+
+def _starts(wanted: float, rows: Doubles, before: Doubles, base: EncodedTensor) -> list[_Choice]:
+    """Nothing changed yet: on the base's codebook, on that codebook moved, or on a grid; ``before``: the base's weights."""
+    if base.encoding is not Encoding.CODEBOOK or not np.isfinite(base.scale).all():
+        return [_unchanged(_grid(wanted, rows, before, base), before)]
+    book = Codebook(np.sort(base.scale).astype(np.float64))
+    kept = _unchanged(book, before)
+    moved = _Choice(_moved(book, kept.base, rows), kept.base, kept.levels, bits=ENTRY_BITS * base.scale.size)
+    return [kept, moved, _unchanged(_grid(wanted, rows, before, base), before)]
+
+
+def _unchanged(lattice: Codebook | Grid, before: Doubles) -> _Choice:
+    levels = lattice.nearest(before)
+    return _Choice(lattice, levels, levels)
+
+
+def _grid(wanted: float, rows: Doubles, before: Doubles, base: EncodedTensor) -> Grid:
+    """The base's grid with its step halved until it is fine enough, or one of our own."""
+    largest = float(max(np.abs(rows).max(initial=0), np.abs(before).max(initial=0))) or 1.0
+    own = storable_step(wanted, largest)
+    if base.encoding in GRIDS and base.scale.size == 1:
+        coarse = float(base.scale[0])
+        halvings = max(round(np.log2(coarse / own)), 0)
+        if largest <= LARGEST_LEVEL * coarse / 2**halvings:
+            return Grid(float(np.float32(coarse / 2**halvings)))
+    return Grid(own)
+
+
+def _moved(book: Codebook, levels: Integers, rows: Doubles) -> Codebook:
+    """Every entry but zero where its weights went on average: training with momentum moves many of them alike.
+
+    In steps of a power of two, an eighth to a quarter of the rms move, and in the same order, so that ranks keep their meaning.
+    """
+    entries, size = book.entries, book.entries.size
+    counts = np.maximum(np.bincount(levels.ravel(), minlength=size), 1)
+    moves = np.bincount(levels.ravel(), weights=(rows - entries[levels]).ravel(), minlength=size) / counts
+    moves[entries == 0] = 0
+    rms = float(np.sqrt(np.vdot(moves * counts, moves) / counts.sum()))
+    step = 2.0 ** (np.frexp(rms)[1] - 3)
+    moved = (entries + np.rint(moves / step) * step).astype(np.float16).astype(np.float64)
+    moved = np.where(entries < 0, np.minimum(moved, 0), np.where(entries > 0, np.maximum(moved, 0), 0))
+    return Codebook(np.maximum.accumulate(moved))
+
+
+def _overlap(base: EncodedTensor, shape: tuple[int, ...]) -> Doubles:
+    """The base laid over the new shape; what it does not have is zero there."""
+    overlap = tuple(slice(0, min(old, new)) for old, new in zip(base.shape, shape, strict=True))
+    laid: Doubles = np.zeros(shape)
+    laid[overlap] = base.dequantize()[overlap]
+    return laid
+
+
+def _bias_choice(wanted: Doubles, bias: Floats | None, base: EncodedTensor | None) -> _Choice:
+    """The grid of the base's biases where it reaches far enough, else one of 8 bits."""
+    largest = float(np.abs(wanted).max(initial=0)) or 1.0
+    grid = Grid(float(np.float32(largest / 127)))
+    known: Doubles = np.zeros(wanted.shape)
+    if base is not None and bias is not None and len(base.shape) == bias.ndim:
+        known = _overlap(base, bias.shape).reshape(wanted.shape)
+        if base.encoding in GRIDS and base.scale.size == 1 and largest <= 2 * 127 * base.scale[0]:
+            grid = Grid(float(base.scale[0]))
+    return _Choice(grid, grid.nearest(known), grid.nearest(wanted))
+
+
+def _first_choice(target: _Target, choice: _Choice) -> tuple[_Choice, Doubles]:
+    """Levels by error compensation, and the bias that makes up for the rest."""
+    levels, owed = choice.lattice.nearest(target.rows), target.bias
+    for _ in range(PASSES):
+        pricing = target.pricing(replace(choice, levels=levels))
+        levels, owed = round_groups(target.rows, target.bias, target.factors, pricing, choice.base)
+    return replace(choice, levels=levels), owed
+
+
+def _objective(target: _Target, choice: _Choice) -> float:
+    """Damage + price x bits of the weights, the bias taken as well as it can be."""
+    damage = 0.0
+    for rows, values, factor in zip(target.rows, choice.values, target.factors, strict=True):
+        errors, moments = rows - values, factor.moments
+        owed = errors @ moments[:-1, -1]
+        damage += float(np.vdot(errors @ moments[:-1, :-1], errors)) - float(owed @ owed) / max(float(moments[-1, -1]), 1e-300)
+    pricing = target.pricing(choice)
+    return damage + pricing.price * (choice.bits + float(pricing.costs(choice.levels, choice.base).sum()))
+
+
+def _sweep(target: _Target, choice: _Choice, biases: Doubles) -> _Choice:
+    """Go over all weights once."""
+    pricing, levels = target.pricing(choice), choice.levels.copy()
+    for group, factor in enumerate(target.factors):
+        slopes = target.slopes(group, choice.values[group], biases[group])
+        _sweep_group(slopes, factor.moments, pricing, levels[group], choice.base[group])
+    return replace(choice, levels=levels)
+
+
+def _sweep_group(slopes: Doubles, moments: Doubles, pricing: Pricing, levels: Integers, base: Integers) -> None:
+    """Revise one group's ``levels`` column by column, strongest input first, keeping the ``slopes`` of the damage true."""
+    size, lattice = levels.shape[1], pricing.lattice
+    order = np.argsort(-np.diag(moments)[:size], kind="stable")
+    for start in range(0, size, BLOCK):
+        columns = order[start : start + BLOCK]
+        moved = np.zeros((levels.shape[0], columns.size))
+        near, inner = slopes[:, columns], moments[np.ix_(columns, columns)]
+        for at, column in enumerate(columns):
+            before = levels[:, column].copy()
+            levels[:, column] = _revised(near[:, at], float(inner[at, at]), pricing, before, base[:, column])
+            moved[:, at] = lattice.values(levels[:, column]) - lattice.values(before)
+            near -= np.outer(moved[:, at], inner[at])
+        slopes -= moved @ moments[columns]
+
+
+def _revise_biases(target: _Target, weights: Doubles, biases: _Choice) -> _Choice:
+    pricing, levels = target.pricing(biases), biases.levels.copy()
+    for group, factor in enumerate(target.factors):
+        slopes = target.slopes(group, weights[group], biases.values[group])[:, -1]
+        levels[group] = _revised(slopes, float(factor.moments[-1, -1]), pricing, levels[group], biases.base[group])
+    return replace(biases, levels=levels)
+
+
+def _revised(slopes: Doubles, strength: float, pricing: Pricing, levels: Integers, base: Integers) -> Integers:
+    """The best levels of one column while all others stay."""
+    lattice = pricing.lattice
+    best = lattice.values(levels) + slopes / strength
+    candidates = np.stack([levels, base, *lattice.neighbours(best), np.full_like(base, lattice.zero)])
+    return pricing.choose(best, candidates, base, strength)
+
+
+def _tensor(levels: Integers, lattice: Codebook | Grid, base: EncodedTensor) -> EncodedTensor:
+    if isinstance(lattice, Grid):
+        return grid_tensor(base.name, levels, lattice.step)
+    places = np.argsort(base.scale, kind="stable")
+    entries = np.empty_like(base.scale)
+    entries[places] = lattice.entries
+    return EncodedTensor(base.name, Encoding.CODEBOOK, places[levels].astype(np.uint8), entries)
+
+
+def _bias_tensor(layer: LinearLayer, bias: Floats | None, biases: _Choice) -> EncodedTensor | None:
+    if bias is None or layer.bias is None or not isinstance(biases.lattice, Grid):
+        return None
+    return grid_tensor(layer.bias, biases.levels.reshape(bias.shape), biases.lattice.step)

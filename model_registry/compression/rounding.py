@@ -1,0 +1,68 @@
+"""A setting made from data: every calibrated layer of a network rounded for one price of a bit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from model_registry.compression.calibration import Calibrated, Calibration
+from model_registry.compression.compensation import round_layer
+from model_registry.compression.quantization import Floats, grid_tensor, on_grid
+from model_registry.compression.revision import revise_bias, revise_layer
+from model_registry.contract.tensors import EncodedTensor
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Compensated:
+    """What was measured on pictures, and the ``price`` of a bit in nats of divergence."""
+
+    calibration: Calibration
+    price: float
+
+    def round(
+        self, weights: Mapping[str, Floats], base: Mapping[str, EncodedTensor], unchanged: frozenset[str]
+    ) -> dict[str, EncodedTensor]:
+        """Every calibrated layer's weight on its grid or codebook, and its bias with what the rounding owes it, by name.
+
+        ``base``: the tensors that the vehicle has, by name; a layer that grew or shrank is met where both overlap.
+        ``unchanged``: the tensors that came from the same floats as the base's.
+        """
+        rounded: dict[str, EncodedTensor] = {}
+        for calibrated in self.calibration.layers.values():
+            for tensor in self._layer(calibrated, weights, base, unchanged):
+                rounded[tensor.name] = tensor
+        return rounded
+
+    def _layer(
+        self,
+        calibrated: Calibrated,
+        weights: Mapping[str, Floats],
+        base: Mapping[str, EncodedTensor],
+        unchanged: frozenset[str],
+    ) -> list[EncodedTensor]:
+        layer = calibrated.layer
+        weight, bias = weights[layer.weight], weights[layer.bias] if layer.bias else None
+        before, bias_before = base.get(layer.weight), base.get(layer.bias or "")
+        if before is None or len(before.shape) != weight.ndim:
+            return self._alone(calibrated, weight, bias)
+        if layer.weight not in unchanged:
+            tensor, owed = revise_layer(calibrated, weight, bias, base=before, base_bias=bias_before, price=self.price)
+            return [tensor] if owed is None else [tensor, owed]
+        if bias is None or (layer.bias in unchanged and bias_before is not None):
+            return [before] if bias_before is None else [before, bias_before]
+        revised = revise_bias(calibrated, weight, bias, base=before, base_bias=bias_before, price=self.price)
+        return [before] if revised is None else [before, revised]
+
+    def _alone(self, calibrated: Calibrated, weight: Floats, bias: Floats | None) -> list[EncodedTensor]:
+        """A layer that the base does not have."""
+        layer = calibrated.layer
+        rows = layer.rows(weight.astype(np.float64))
+        wanted = np.zeros(rows.shape[:2]) if bias is None else bias.astype(np.float64).reshape(rows.shape[:2])
+        found = round_layer(rows, wanted, calibrated, self.price)
+        tensor = grid_tensor(layer.weight, layer.weight_of(found.levels, weight.shape), found.step)
+        if bias is None or layer.bias is None:
+            return [tensor]
+        owed = found.bias.reshape(bias.shape).astype(np.float32)
+        return [tensor, on_grid(layer.bias, owed, float(np.abs(owed).max()) / 127)]

@@ -1,0 +1,142 @@
+"""A layer's new weights near the base's: few changes, chosen so that what they miss matters little."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from model_registry.compression.calibration import Calibrated, energy
+from model_registry.compression.quantization import grid_tensor, on_base
+from model_registry.compression.revision import revise_bias, revise_layer
+from model_registry.contract.tensors import EncodedTensor, Encoding
+from model_registry.models.linear_layers import LinearLayer
+from tests.registry.compression.test_compensation import correlated, moments
+
+Floats = npt.NDArray[np.float32]
+OUTPUTS, INPUTS = 24, 40
+LAYER = LinearLayer("w", "b", "x")
+CALIBRATED = Calibrated(LAYER, moments(correlated(INPUTS)), 1.0)
+
+
+def codebook(outputs: int = OUTPUTS, *, entries: int = 64) -> EncodedTensor:
+    rng = np.random.default_rng(1)
+    scale = np.sort(rng.standard_normal(entries)).astype(np.float32)
+    scale[np.abs(scale).argmin()] = 0
+    # Entries in no order, as trained quantisation leaves them.
+    indices = rng.integers(0, entries, (outputs, INPUTS)).astype(np.uint8)
+    return EncodedTensor("w", Encoding.CODEBOOK, indices, rng.permutation(scale))
+
+
+def grid(outputs: int = OUTPUTS) -> EncodedTensor:
+    return grid_tensor("w", np.random.default_rng(1).integers(-20, 21, (outputs, INPUTS)), 0.05)
+
+
+def biases(outputs: int = OUTPUTS) -> EncodedTensor:
+    return grid_tensor("b", np.random.default_rng(2).integers(-127, 128, outputs), 0.01)
+
+
+def trained(base: EncodedTensor, by: float, seed: int = 3) -> Floats:
+    """The base's weights a little later, most of the change in one direction of each row as gradients have it."""
+    rng = np.random.default_rng(seed)
+    together = rng.standard_normal((base.shape[0], 1)) * rng.standard_normal((1, *base.shape[1:]))
+    return (base.dequantize() + by * (together + 0.3 * rng.standard_normal(base.shape))).astype(np.float32)
+
+
+def damage(weight: Floats, bias: Floats, tensor: EncodedTensor, bias_tensor: EncodedTensor) -> float:
+    errors = np.concatenate([tensor.dequantize() - weight, (bias_tensor.dequantize() - bias)[:, np.newaxis]], axis=1)
+    return energy(errors[np.newaxis].astype(np.float64), CALIBRATED.moments)
+
+
+def revise(weight: Floats, bias: Floats, base: EncodedTensor, price: float) -> tuple[EncodedTensor, EncodedTensor]:
+    tensor, owed = revise_layer(CALIBRATED, weight, bias, base=base, base_bias=biases(base.shape[0]), price=price)
+    assert owed is not None
+    return tensor, owed
+
+
+@pytest.mark.parametrize("base", [codebook(), grid()], ids=["codebook", "grid"])
+def test_fewer_changes_deliver_more_than_the_nearest_levels_of_the_base(base: EncodedTensor) -> None:
+    weight, bias = trained(base, 0.02), biases().dequantize()
+    nearest = on_base("w", weight, base)
+    tensor, owed = revise(weight, bias, base, price=3e-4)
+    assert tensor.encoding is base.encoding
+    assert np.count_nonzero(tensor.values != base.values) <= np.count_nonzero(nearest.values != base.values)
+    assert damage(weight, bias, tensor, owed) < damage(weight, bias, nearest, biases())
+    assert damage(weight, bias, tensor, owed) < 0.2 * damage(weight, bias, base, biases())
+
+
+def test_weights_that_move_alike_move_the_codebook_instead_of_indices() -> None:
+    base = codebook()
+    weight = (base.dequantize() + 0.05 * np.sign(base.dequantize())).astype(np.float32)
+    tensor, owed = revise(weight, biases().dequantize(), base, price=1e-4)
+    assert tensor.encoding is Encoding.CODEBOOK
+    assert np.array_equal(tensor.values, base.values)
+    assert tensor.scale[base.scale == 0] == 0
+    assert damage(weight, biases().dequantize(), tensor, owed) < 0.02 * damage(weight, biases().dequantize(), base, biases())
+
+
+@pytest.mark.parametrize("base", [codebook(), grid()], ids=["codebook", "grid"])
+def test_a_price_that_nothing_is_worth_leaves_the_base(base: EncodedTensor) -> None:
+    tensor, owed = revise(trained(base, 0.001), biases().dequantize(), base, price=1e3)
+    assert tensor.same_as(base)
+    assert owed.same_as(biases())
+
+
+def test_a_codebook_too_coarse_for_the_update_gives_way_to_a_grid() -> None:
+    base = codebook(entries=4)
+    weight, bias = trained(base, 0.05), biases().dequantize()
+    tensor, owed = revise(weight, bias, base, price=1e-6)
+    assert tensor.encoding is not Encoding.CODEBOOK
+    assert damage(weight, bias, tensor, owed) < 0.01 * damage(weight, bias, base, biases())
+
+
+def test_the_step_of_a_base_is_halved_until_it_is_fine_enough() -> None:
+    base = grid()
+    tensor, _ = revise(trained(base, 0.01), biases().dequantize(), base, price=1e-6)
+    halvings = np.log2(base.scale[0] / tensor.scale[0])
+    assert halvings > 0
+    assert halvings == round(halvings)
+
+
+@pytest.mark.parametrize("base", [codebook(), grid()], ids=["codebook", "grid"])
+@pytest.mark.parametrize("outputs", [OUTPUTS + 3, OUTPUTS - 3])
+def test_heads_that_grow_or_shrink_keep_what_both_have(base: EncodedTensor, outputs: int) -> None:
+    weight = trained(codebook(outputs), 0.3)
+    both = min(outputs, OUTPUTS)
+    weight[:both] = base.dequantize()[:both]
+    bias = np.zeros(outputs, np.float32)
+    bias[:both] = biases().dequantize()[:both]
+    tensor, owed = revise_layer(CALIBRATED, weight, bias, base=base, base_bias=biases(), price=1e-3)
+    assert tensor.shape == weight.shape
+    assert owed is not None
+    assert owed.shape == bias.shape
+    assert np.abs(tensor.dequantize()[:both] - base.dequantize()[:both]).mean() < 0.01
+    before = np.zeros_like(weight)
+    before[:both] = base.dequantize()[:both]
+    assert np.abs(tensor.dequantize() - weight).mean() <= np.abs(before - weight).mean()
+
+
+def test_where_the_weight_stays_the_bias_takes_what_is_owed() -> None:
+    base = codebook()
+    weight = base.dequantize() + np.float32(0.01)
+    bias = biases().dequantize() + np.float32(0.02)
+    owed = revise_bias(CALIBRATED, weight, bias, base=base, base_bias=biases(), price=1e-6)
+    assert owed is not None
+    assert damage(weight, bias, base, owed) < 0.5 * damage(weight, bias, base, on_base("b", bias, biases()))
+
+
+def test_layers_without_a_bias_and_in_groups_are_revised_too() -> None:
+    layer = LinearLayer("w", None, "x", groups=3)
+    calibrated = Calibrated(layer, moments(correlated(INPUTS, groups=3)), 1.0)
+    base = codebook()
+    tensor, owed = revise_layer(calibrated, trained(base, 0.02), None, base=base, base_bias=None, price=1e-3)
+    assert owed is None
+    assert tensor.shape == base.shape
+
+
+def test_the_same_update_gives_the_same_bytes() -> None:
+    base = codebook()
+    weight, bias = trained(base, 0.02), biases().dequantize()
+    (first, one), (second, two) = (revise(weight, bias, base, price=1e-3) for _ in range(2))
+    assert first.same_as(second)
+    assert one.same_as(two)
