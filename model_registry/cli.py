@@ -197,7 +197,7 @@ def compress(
         write_file(output, data)
         progress(1.0, "written")
     summary = {"file": str(output), "bytes": len(data), **describe_content(content)}
-    summary |= {"lost": content.manifest.lineage.recipe.get("lost")} if base else {}
+    summary |= {key: content.manifest.lineage.recipe.get(key) for key in ("lost", "noise")} if base else {}
     summary |= found
     _report(summary, as_json, hidden=("tensors", "inputs", "outputs", "preprocessing", "recipe"))
 

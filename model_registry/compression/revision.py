@@ -19,6 +19,7 @@ from model_registry.compression.calibration import Calibrated
 from model_registry.compression.compensation import (
     BLOCK,
     PASSES,
+    STEP,
     Factor,
     energy_price,
     round_groups,
@@ -89,7 +90,7 @@ def revise_layer(
     """Encode a layer for ``price`` nats a bit, near ``base`` and ``base_bias``, which may have other sizes, not other ranks."""
     layer = calibrated.layer
     target = _Target.of(calibrated, weight, bias, price)
-    biases = _bias_choice(target.bias, bias, base_bias)
+    biases = _bias_choice(target, bias, base_bias)
     starts = _starts(
         wanted_step(calibrated, target.factors, price), target.rows, layer.rows(_overlap(base, weight.shape)), base
     )
@@ -109,7 +110,7 @@ def revise_bias(
     """The bias alone, where the weight stays what it is in ``base``, of the same shape."""
     target = _Target.of(calibrated, weight, bias, price)
     kept = calibrated.layer.rows(base.dequantize().astype(np.float64))
-    biases = _bias_choice(target.bias, bias, base_bias)
+    biases = _bias_choice(target, bias, base_bias)
     for _ in range(SWEEPS):
         biases = _revise_biases(target, kept, biases)
     return _bias_tensor(calibrated.layer, bias, biases)
@@ -134,12 +135,7 @@ def _grid(wanted: float, rows: Doubles, before: Doubles, base: EncodedTensor) ->
     """The base's grid with its step halved until it is fine enough, or one of our own."""
     largest = float(max(np.abs(rows).max(initial=0), np.abs(before).max(initial=0))) or 1.0
     own = storable_step(wanted, largest)
-    if base.encoding in GRIDS and base.scale.size == 1:
-        coarse = float(base.scale[0])
-        halvings = max(round(np.log2(coarse / own)), 0)
-        if largest <= LARGEST_LEVEL * coarse / 2**halvings:
-            return Grid(float(np.float32(coarse / 2**halvings)))
-    return Grid(own)
+    return _halved(base, own, largest) or Grid(own)
 
 
 def _moved(book: Codebook, levels: Integers, rows: Doubles) -> Codebook:
@@ -166,16 +162,25 @@ def _overlap(base: EncodedTensor, shape: tuple[int, ...]) -> Doubles:
     return laid
 
 
-def _bias_choice(wanted: Doubles, bias: Floats | None, base: EncodedTensor | None) -> _Choice:
-    """The grid of the base's biases where it reaches far enough, else one of 8 bits."""
-    largest = float(np.abs(wanted).max(initial=0)) or 1.0
+def _bias_choice(target: _Target, bias: Floats | None, base: EncodedTensor | None) -> _Choice:
+    """On the grid of the base's biases, the step halved as the price asks, or on one of 8 bits where the base has none."""
+    largest = float(np.abs(target.bias).max(initial=0)) or 1.0
     grid = Grid(float(np.float32(largest / 127)))
-    known: Doubles = np.zeros(wanted.shape)
+    known: Doubles = np.zeros(target.bias.shape)
     if base is not None and bias is not None and len(base.shape) == bias.ndim:
-        known = _overlap(base, bias.shape).reshape(wanted.shape)
-        if base.encoding in GRIDS and base.scale.size == 1 and largest <= 2 * 127 * base.scale[0]:
-            grid = Grid(float(base.scale[0]))
-    return _Choice(grid, grid.nearest(known), grid.nearest(wanted))
+        known = _overlap(base, bias.shape).reshape(known.shape)
+        curvature = float(np.mean([factor.curvature[-1] for factor in target.factors]))
+        grid = _halved(base, float(np.sqrt(STEP * target.price / curvature)), largest) or grid
+    return _Choice(grid, grid.nearest(known), grid.nearest(target.bias))
+
+
+def _halved(base: EncodedTensor, wanted: float, largest: float) -> Grid | None:
+    """The base's grid with its step halved until it is no coarser than ``wanted``, if 16 bits then reach ``largest``."""
+    if base.encoding not in GRIDS or base.scale.size != 1:
+        return None
+    coarse = float(base.scale[0])
+    halvings = max(round(np.log2(coarse / max(wanted, largest / LARGEST_LEVEL))), 0)
+    return Grid(float(np.float32(coarse / 2**halvings))) if largest <= LARGEST_LEVEL * coarse / 2**halvings else None
 
 
 def _first_choice(target: _Target, choice: _Choice) -> tuple[_Choice, Doubles]:

@@ -14,12 +14,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from model_registry.compression.calibration import calibrate_layers
+from model_registry.compression.calibration import Calibration, calibrate_layers
 from model_registry.compression.divergence import mean_divergence, telling_temperature
 from model_registry.compression.pipeline import SourceNetwork, compress
 from model_registry.compression.quantization import Setting
@@ -45,14 +47,16 @@ from model_registry.models.graphs import output_classes
 Doubles = npt.NDArray[np.float64]
 Progress = Callable[[float, str], None]
 AnySetting = Setting | Compensated | None
-# Nats a bit, half an octave apart: from hardly any change to a tenth of the size of a careful setting. Finer than all of them
-# are the ways out: None, which is lossless and always holds, and the default.
-PRICES = tuple(float(f"{1e-10 * 2 ** (n / 2):.3g}") for n in range(29))
+# Nats a bit, a third of an octave apart: from hardly any change to a tenth of the size of a careful setting. Finer than all of
+# them are the ways out: None, which is lossless and always holds, and the default.
+PRICES = tuple(float(f"{1e-10 * 2 ** (n / 3):.3g}") for n in range(45))
 # A mean divergence of a hundredth of a nat changes about one answer in twenty where the network itself is undecided.
 MAX_DIVERGENCE = 0.01
 MAX_CALIBRATION_PICTURES = 200
 # What is lost on other pictures than those that were looked at may be this much more.
 HELD_OUT = 0.8
+# A delta that is so many times as large mends what the base's compression did rather than bring the update.
+REPAIRS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +82,10 @@ def calibrate(
     """The smallest artifact that is true on up to 200 pictures of ``folder``.
 
     Without a base: the full artifact whose answers diverge by at most 0.01 nats on average. With one: the delta that loses at
-    most the share ``max_lost`` of the update, here a fifth less so that it holds elsewhere; where the base answers another
-    question (other classes, other input), the bound is 0.01 nats again.
+    most the share ``max_lost`` of the update, here a fifth less so that it holds elsewhere. Where that more than doubles the
+    delta, because a coarse base errs more than the update brings, the bound counts above the *noise*: what compressing the new
+    network like the base's line loses anyway. Where the base answers another question (other classes, other input), the bound
+    is 0.01 nats.
     Raises ManifestRefused without preprocessing, MalformedArtifact without pictures.
     """
     preprocessing = _preprocessing(network)
@@ -88,17 +94,44 @@ def calibrate(
 
     temperatures = 1.0, telling_temperature(reference)
 
+    @cache
     def divergences(content: Content) -> Doubles:
         answers = all_logits(content_engine(content), preprocessing, paths)
         return np.array([mean_divergence(reference, answers, temperature=t) for t in temperatures])
 
-    settings = _settings(network, paths, progress)
+    measured, settings = _settings(network, paths, progress)
+    trials = _Trials(network, base, settings, progress)
     update = divergences(base) if base is not None and _comparable(base, network) else np.zeros(2)
-    if not update.all():
-        return _coarsest(network, settings, lambda c: max(divergences(c)), MAX_DIVERGENCE, base=base, progress=progress)
-    bound = HELD_OUT * max_lost
-    found = _coarsest(network, settings, lambda c: max(divergences(c) / update), bound, base=base, progress=progress)
-    return replace(found, content=_with_lost(found.content, round(float((divergences(found.content) / update)[0]), 4)))
+    if base is None or not update.all():
+        return trials.coarsest(lambda content: max(divergences(content)), MAX_DIVERGENCE)
+    bound, noise = HELD_OUT * max_lost, np.zeros(2)
+    found = trials.coarsest(lambda content: max(divergences(content) / update), bound)
+    like = _like(base)
+    usual = divergences(compress(network, _setting_like(like, measured)))
+    rest = np.maximum(update - usual, bound * update)
+    cheaper = trials.coarsest(lambda content: max(np.maximum(divergences(content) - usual, 0) / rest), bound)
+    if REPAIRS * _size(cheaper.content, base) < _size(found.content, base):
+        found, noise = cheaper, usual
+    lost = float((divergences(found.content) / update)[0])
+    outcome = {"lost": round(lost, 4), "noise": round(min(float((noise / update)[0]), lost), 4), "like": like}
+    return replace(found, content=_with_outcome(found.content, outcome))
+
+
+def _like(base: Content) -> dict[str, Any]:
+    """How coarse the line of models is: the setting of the release that had no base."""
+    recipe = base.manifest.lineage.recipe
+    like = recipe.get("like", recipe)
+    return {key: like[key] for key in ("price", "step", "codebooks") if key in like} if isinstance(like, dict) else {}
+
+
+def _setting_like(like: dict[str, Any], measured: Calibration) -> AnySetting:
+    match like:
+        case {"price": float(price)} if price > 0:
+            return Compensated(measured, price)
+        case {"step": float(step), "codebooks": bool(codebooks)} if step > 0:
+            return Setting(step, keep_codebooks=codebooks)
+        case _:
+            return None
 
 
 def _comparable(base: Content, network: SourceNetwork) -> bool:
@@ -107,10 +140,10 @@ def _comparable(base: Content, network: SourceNetwork) -> bool:
     return (base.manifest.inputs, base.manifest.preprocessing, output_classes(base.graph)) == ours
 
 
-def _with_lost(content: Content, lost: float) -> Content:
+def _with_outcome(content: Content, outcome: dict[str, Any]) -> Content:
     """The lineage tells the loss that was measured on answers, instead of the one computed from weights."""
     lineage = content.manifest.lineage
-    lineage = replace(lineage, recipe={**lineage.recipe, "lost": lost})
+    lineage = replace(lineage, recipe={**lineage.recipe, **outcome})
     return Content(replace(content.manifest, lineage=lineage), content.graph, content.tensors)
 
 
@@ -125,49 +158,54 @@ def within_drop(
         return 100 * (reference - evaluate(content_engine(content), preprocessing, samples).top1)
 
     paths = spread([sample.path for sample in samples], MAX_CALIBRATION_PICTURES)
-    settings = _settings(network, paths, progress)
-    return _coarsest(network, settings, drop, max_drop, base=base, progress=progress)
+    _, settings = _settings(network, paths, progress)
+    return _Trials(network, base, settings, progress).coarsest(drop, max_drop)
 
 
-def _settings(network: SourceNetwork, paths: Sequence[Path], progress: Progress) -> tuple[AnySetting, ...]:
+def _settings(network: SourceNetwork, paths: Sequence[Path], progress: Progress) -> tuple[Calibration, tuple[AnySetting, ...]]:
     """What may be chosen, fine to coarse; measures the network on the pictures."""
     preprocessing, name = _preprocessing(network), network.manifest.inputs[0].name
     requests = [{name: preprocessing.apply(read_picture(path))} for path in paths]
     measured = calibrate_layers(network.exact(), requests, progress=lambda share, step: progress(share / 2, step))
-    return (None, Setting(), *(Compensated(measured, price) for price in PRICES))
+    return measured, (None, Setting(), *(Compensated(measured, price) for price in PRICES))
 
 
-def _coarsest(
-    network: SourceNetwork,
-    settings: Sequence[AnySetting],
-    damage: Callable[[Content], float],
-    bound: float,
-    *,
-    base: Content | None,
-    progress: Progress,
-) -> Search:
-    """Halve the row of settings until the coarsest within the bound is found; the first one needs no look."""
-    seen: dict[int, tuple[Point, Content]] = {}
+class _Trials:
+    """The row of settings, each compressed at most once."""
 
-    def holds(number: int) -> bool:
-        content = compress(network, settings[number], base=base)
-        point = Point(_label(settings[number]), _size(content, base), round(float(damage(content)), 6))
-        seen[number] = point, content
-        return point.damage <= bound
+    def __init__(
+        self, network: SourceNetwork, base: Content | None, settings: Sequence[AnySetting], progress: Progress
+    ) -> None:
+        self._network, self._base, self._settings, self._progress = network, base, settings, progress
+        self._seen: dict[int, tuple[Content, int]] = {}
 
-    low, high = 0, len(settings)
-    rounds = len(settings).bit_length()
-    while high - low > 1:
-        progress(0.5 + 0.5 * len(seen) / rounds, "trying settings")
-        middle = (low + high) // 2
-        low, high = (middle, high) if holds(middle) else (low, middle)
-    # The ways out: lossless holds by definition, and the default may be smaller than what the search ended with.
-    for number in (0, 1):
-        if number not in seen:
-            holds(number)
-    within = [seen[number] for number in seen if number == 0 or seen[number][0].damage <= bound]
-    best = min(within, key=lambda candidate: candidate[0].bytes)
-    return Search(best[1], tuple(seen[number][0] for number in sorted(seen)))
+    def coarsest(self, damage: Callable[[Content], float], bound: float) -> Search:
+        """Halve the row until the coarsest within the bound is found; the first one needs no look."""
+        points: dict[int, Point] = {}
+
+        def holds(number: int) -> bool:
+            content, size = self._trial(number)
+            points[number] = Point(_label(self._settings[number]), size, round(float(damage(content)), 6))
+            return points[number].damage <= bound
+
+        low, high = 0, len(self._settings)
+        while high - low > 1:
+            self._progress(0.5 + 0.5 * len(points) / len(self._settings).bit_length(), "trying settings")
+            middle = (low + high) // 2
+            low, high = (middle, high) if holds(middle) else (low, middle)
+        # The ways out: lossless holds by definition, and the default may be smaller than what the search ended with.
+        for number in (0, 1):
+            if number not in points:
+                holds(number)
+        within = [number for number in points if number == 0 or points[number].damage <= bound]
+        best = min(within, key=lambda number: points[number].bytes)
+        return Search(self._seen[best][0], tuple(points[number] for number in sorted(points)))
+
+    def _trial(self, number: int) -> tuple[Content, int]:
+        if number not in self._seen:
+            content = compress(self._network, self._settings[number], base=self._base)
+            self._seen[number] = content, _size(content, self._base)
+        return self._seen[number]
 
 
 def _size(content: Content, base: Content | None) -> int:

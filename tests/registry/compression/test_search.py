@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from model_registry.compression import search
+from model_registry.compression import pipeline, search
 from model_registry.compression.divergence import mean_divergence
 from model_registry.compression.pipeline import SourceNetwork, read_network
+from model_registry.compression.quantization import Setting
 from model_registry.compression.recipe import Recipe
 from model_registry.compression.updates import LOST_LIMIT
 from model_registry.contract.delta import Codec, apply_delta
@@ -102,6 +103,23 @@ def test_an_update_is_delivered_and_its_loss_is_told(network: SourceNetwork, fol
     assert closer.content.manifest.lineage.recipe["lost"] <= told / 4
     exact = next(point for point in found.points if point.setting == "lossless")
     assert len(make_delta(base, found.content).data) < exact.bytes / 2
+
+
+def test_a_coarse_base_is_not_mended_by_the_delta_and_the_next_release_knows_how_coarse_it_was(
+    network: SourceNetwork, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # So small a network is mostly head: what is saved of its weights is never half of the delta.
+    monkeypatch.setattr(search, "REPAIRS", 1)
+    base = pipeline.compress(network, Setting(step=1.2, keep_codebooks=False))
+    # The update is small beside what compression did to the base.
+    new = retrained(network, 0.02)
+    found = search.calibrate(new, folder, base=base, progress=quiet)
+    recipe = found.content.manifest.lineage.recipe
+    assert 0 < recipe["noise"] <= recipe["lost"]
+    assert recipe["lost"] - recipe["noise"] <= LOST_LIMIT
+    # Errors do not build up: the second release after it is measured like the first.
+    after = search.calibrate(retrained(new, 0.02), folder, base=found.content, progress=quiet)
+    assert after.content.manifest.lineage.recipe["like"] == recipe["like"] == {"step": 1.2, "codebooks": False}
 
 
 def test_a_base_with_other_classes_is_no_measure_of_loss(tmp_path: Path, network: SourceNetwork, folder: Path) -> None:
