@@ -151,7 +151,7 @@ def _encode(
     """Every tensor's encoding, and the share of the update that is not delivered."""
     before = _base_tensors(base)
     have = {name: tensor for name, (tensor, _) in before.items()}
-    unchanged = frozenset(name for name, (_, source) in before.items() if source and source == sources.get(name))
+    unchanged = frozenset(untouched(network, base))
     rounded = setting.round(network.weights, have, unchanged) if isinstance(setting, Compensated) else {}
     # What no layer multiplies is encoded without data.
     plain = setting if isinstance(setting, Setting) else Setting()
@@ -170,6 +170,12 @@ def _encode(
         else:
             updates.append(update_tensor(value, own, before.get(name), sources[name], exact=setting is None))
     return tuple(update.tensor for update in updates), lost_share(updates)
+
+
+def untouched(network: SourceNetwork, base: Content | None) -> dict[str, EncodedTensor]:
+    """The base's tensors that came from the same floats as the network's."""
+    same = {name: _source_digest(value) for name, value in network.weights.items()}
+    return {name: tensor for name, (tensor, source) in _base_tensors(base).items() if source and source == same.get(name)}
 
 
 def _base_tensors(base: Content | None) -> dict[str, tuple[EncodedTensor, str]]:

@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from model_registry.compression.calibration import Calibration, calibrate_layers
 from model_registry.compression.divergence import mean_divergence, telling_temperature
-from model_registry.compression.pipeline import SourceNetwork, compress
+from model_registry.compression.pipeline import SourceNetwork, compress, untouched
 from model_registry.compression.quantization import Setting
 from model_registry.compression.rounding import Compensated
 from model_registry.compression.updates import LOST_LIMIT
@@ -85,10 +85,10 @@ def calibrate(
     """The smallest artifact that is true on up to 200 pictures of ``folder``.
 
     Without a base: the full artifact whose answers diverge by at most 0.01 nats on average. With one: the delta that loses at
-    most the share ``max_lost`` of the update, here a fifth less so that it holds elsewhere. Where that takes a tenth of a full
-    artifact, because a coarse base errs more than the update brings, the bound counts above the *noise*: what compressing the
-    new network like the base's line loses anyway. Where the base answers another question (other classes, other input), the
-    bound is 0.01 nats.
+    most the share ``max_lost`` of the update, here a fifth less so that it holds elsewhere, counted above the *noise*: what
+    the base's encoding of untouched tensors costs. Where that takes a tenth of a full artifact, because a coarse base errs
+    more than the update brings, noise is what compressing the new network like the base's line loses anyway. Where the base
+    answers another question (other classes, other input), the bound is 0.01 nats.
     Raises ManifestRefused without preprocessing, MalformedArtifact without pictures.
     """
     preprocessing = _preprocessing(network)
@@ -107,16 +107,25 @@ def calibrate(
     update = divergences(base) if base is not None and _comparable(base, network) else np.zeros(2)
     if base is None or not update.all():
         return trials.coarsest(lambda content: max(divergences(content)), MAX_DIVERGENCE)
-    bound, noise = HELD_OUT * max_lost, np.zeros(2)
-    found = trials.coarsest(lambda content: max(divergences(content) / update), bound)
-    like = _like(base)
+    bound, noise, like = HELD_OUT * max_lost, divergences(_kept(network, base)), _like(base)
+
+    def share(content: Content) -> float:
+        return float((np.maximum(divergences(content) - noise, 0) / np.maximum(update - noise, bound * update)).max())
+
+    found = trials.coarsest(share, bound)
     if REPAIRS * _size(found.content, base) > len(encode_full(base)):
-        noise = divergences(compress(network, _setting_like(like, measured)))
-        rest = np.maximum(update - noise, bound * update)
-        found = trials.coarsest(lambda content: max(np.maximum(divergences(content) - noise, 0) / rest), bound)
+        noise = np.maximum(noise, divergences(compress(network, _setting_like(like, measured))))
+        found = trials.coarsest(share, bound)
     lost = float((divergences(found.content) / update)[0])
     outcome = {"lost": round(lost, 4), "noise": round(min(float((noise / update)[0]), lost), 4), "like": like}
     return replace(found, content=_with_outcome(found.content, outcome))
+
+
+def _kept(network: SourceNetwork, base: Content) -> Content:
+    """The new network with what it shares with the base as the base has it: that much no delta mends."""
+    kept = untouched(network, base)
+    exact = network.exact()
+    return Content(exact.manifest, exact.graph, tuple(kept.get(tensor.name, tensor) for tensor in exact.tensors))
 
 
 def _like(base: Content) -> dict[str, Any]:
