@@ -199,6 +199,11 @@ def test_inference_is_for_this_machine_alone(address: str) -> None:
         Address.parse(address)
 
 
+def test_a_socket_path_that_is_too_long_is_named_as_such(tmp_path: Path, live: Live) -> None:
+    with pytest.raises(ListenRefused, match="too long"):
+        InferenceService(live, Address(path=tmp_path / ("s" * 120)))
+
+
 def test_a_socket_left_by_a_killed_agent_is_taken_over_and_a_living_one_is_not(tmp_path: Path, live: Live) -> None:
     address = Address(path=tmp_path / "s.sock")
     with socket.socket(socket.AF_UNIX) as left:
