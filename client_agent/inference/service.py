@@ -290,7 +290,9 @@ def _open(address: Address) -> _Server:
             return _UnixServer(str(address.path), _Handler)
         return _Server((address.host, address.port), _Handler)
     except OSError as exc:
-        raise ListenRefused(f"cannot listen on {address.path or f'{address.host}:{address.port}'}: {exc.strerror or exc}") from exc
+        # A path that is too long has no errno.
+        where, why = address.path or f"{address.host}:{address.port}", exc.strerror or exc
+        raise ListenRefused(f"cannot listen on {where}: {why}") from exc
 
 
 def _remove_stale(path: Path) -> None:
