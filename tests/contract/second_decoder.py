@@ -171,7 +171,8 @@ def scale(coder: int, count: int, old: Tensor | None, blob: Bytes, symbols: Symb
         for i, step in enumerate(steps):
             if coder >= 32:
                 assert old is not None
-                before = ordered(as_bits(as_float(old.scale[i]), form), width)
+                known = as_float(old.scale[i])
+                before = ordered(as_bits(0.0 if math.isnan(known) else known, form), width)
             before = (before + step) % 2**width
             plain.append(unordered(before, width))
     return [as_bits(as_float(bits, form), "f") for bits in plain]

@@ -152,9 +152,12 @@ def _as_weights(scale: Scale, dtype: np.dtype[Any]) -> Reals:
 
 
 def _as(scale: Scale, dtype: np.dtype[Any]) -> npt.NDArray[np.int64]:
-    """Ordered integers of a scale; rounding to float16 (to nearest, ties to even) is only a prediction."""
+    """Ordered integers of a scale; rounding to float16 (to nearest, ties to even) is only a prediction.
+
+    What is not a number counts as 0: machines differ in what they make of its bits.
+    """
     with np.errstate(over="ignore"):
-        return ordered(scale.astype(dtype))
+        return ordered(_weights(scale).astype(dtype))
 
 
 def _survives(scale: Scale) -> bool:
