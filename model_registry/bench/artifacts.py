@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import csv
-import json
-import os
 import resource
-import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from model_registry.bench.measuring import ONE_THREAD
+from model_registry.bench.processes import ProcessFailed, run_alone
 from model_registry.contract.content import Content
 from model_registry.contract.errors import Refusal
 from model_registry.inspection import read_full
@@ -44,14 +41,10 @@ def compress(source: Path, target: Path, *options: str | Path) -> Made:
     before = _children_cpu_s()
     command = [*PROGRAM, "compress", str(source), "-o", str(target), "--json", *map(str, options)]
     try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=DEADLINE_S, check=False, env={**os.environ, **ONE_THREAD}
-        )
-    except subprocess.TimeoutExpired as exc:
-        raise CompressionFailed(f"compressing {source.name} takes more than {DEADLINE_S} s") from exc
-    if done.returncode != 0:
-        raise CompressionFailed(f"{source.name} is not compressed: {(done.stderr.strip().splitlines() or ['no word'])[-1]}")
-    return Made(target, round(_children_cpu_s() - before, 1), json.loads(done.stdout))
+        said = run_alone(command, deadline_s=DEADLINE_S)
+    except ProcessFailed as exc:
+        raise CompressionFailed(f"{source.name} is not compressed: {exc}") from exc
+    return Made(target, round(_children_cpu_s() - before, 1), said)
 
 
 def lay_out(samples: Sequence[Sample], folder: Path) -> Path:

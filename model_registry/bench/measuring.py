@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import resource
-import subprocess
 import sys
 from contextlib import suppress
 from dataclasses import dataclass
@@ -23,13 +21,11 @@ from typing import Literal
 from model_registry.bench.coders import Coder
 from model_registry.bench.ours import DELTAS, FULL
 from model_registry.bench.peers import PEERS
+from model_registry.bench.processes import ProcessFailed, run_alone
 from model_registry.contract.errors import Refusal
 
 CODERS = {coder.name: coder for coder in (FULL, *DELTAS, *PEERS)}
 DEADLINE_S = 900
-ONE_THREAD = dict.fromkeys(
-    ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS", "RAYON_NUM_THREADS"), "1"
-)
 STATUS = Path("/proc/self/status")
 
 
@@ -78,14 +74,9 @@ def _run(coder: Coder, way: Literal["encode", "decode"], base: Path | None, sour
     ]
     target.unlink(missing_ok=True)
     try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=DEADLINE_S, check=False, env={**os.environ, **ONE_THREAD}
-        )
-    except subprocess.TimeoutExpired as exc:
-        raise CodingFailed(f"{coder.name}: {way} takes more than {DEADLINE_S} s") from exc
-    if done.returncode != 0:
-        raise CodingFailed(f"{coder.name}: {way} failed: {(done.stderr.strip().splitlines() or ['no word'])[-1]}")
-    value = json.loads(done.stdout)
+        value = run_alone(command, deadline_s=DEADLINE_S)
+    except ProcessFailed as exc:
+        raise CodingFailed(f"{coder.name}: {way} failed: {exc}") from exc
     return Cost(float(value["cpu_s"]), int(value["peak_bytes"]))
 
 

@@ -119,7 +119,7 @@ def compress(
     progress: Progress = lambda *_: None,
 ) -> Content:
     """Steps 3 and 4; ``setting`` None keeps every weight bit for bit. Raises ModelUnusable or SelfTestFailed."""
-    sources = {name: _source_digest(value) for name, value in network.weights.items()}
+    sources = _sources(network)
     tensors, lost = _encode(network, setting, base, sources, progress)
     outcome: dict[str, Any] = {"sources": "".join(sources.values())}
     outcome |= _outcome(setting)
@@ -151,7 +151,7 @@ def _encode(
     """Every tensor's encoding, and the share of the update that is not delivered."""
     before = _base_tensors(base)
     have = {name: tensor for name, (tensor, _) in before.items()}
-    unchanged = frozenset(untouched(network, base))
+    unchanged = frozenset(_from_same_floats(before, sources))
     rounded = setting.round(network.weights, have, unchanged) if isinstance(setting, Compensated) else {}
     # What no layer multiplies is encoded without data.
     plain = setting if isinstance(setting, Setting) else Setting()
@@ -174,8 +174,11 @@ def _encode(
 
 def untouched(network: SourceNetwork, base: Content | None) -> dict[str, EncodedTensor]:
     """The base's tensors that came from the same floats as the network's."""
-    same = {name: _source_digest(value) for name, value in network.weights.items()}
-    return {name: tensor for name, (tensor, source) in _base_tensors(base).items() if source and source == same.get(name)}
+    return _from_same_floats(_base_tensors(base), _sources(network))
+
+
+def _from_same_floats(before: Mapping[str, tuple[EncodedTensor, str]], sources: Mapping[str, str]) -> dict[str, EncodedTensor]:
+    return {name: tensor for name, (tensor, source) in before.items() if source and source == sources.get(name)}
 
 
 def _base_tensors(base: Content | None) -> dict[str, tuple[EncodedTensor, str]]:
@@ -185,6 +188,10 @@ def _base_tensors(base: Content | None) -> dict[str, tuple[EncodedTensor, str]]:
     text = str(base.manifest.lineage.recipe.get("sources", ""))
     pieces = [text[at : at + SOURCE_CHARS] for at in range(0, SOURCE_CHARS * len(base.tensors), SOURCE_CHARS)]
     return {tensor.name: (tensor, piece) for tensor, piece in zip(base.tensors, pieces, strict=True)}
+
+
+def _sources(network: SourceNetwork) -> dict[str, str]:
+    return {name: _source_digest(value) for name, value in network.weights.items()}
 
 
 def _source_digest(value: npt.NDArray[np.float32]) -> str:

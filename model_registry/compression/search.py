@@ -73,9 +73,10 @@ class Point:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Search:
-    """The content that was chosen, and all points, fine to coarse."""
+    """The content that was chosen, the ``bytes`` that travelled for it when it was tried, and all points, fine to coarse."""
 
     content: Content
+    bytes: int
     points: tuple[Point, ...]
 
 
@@ -113,7 +114,7 @@ def calibrate(
         return float((np.maximum(divergences(content) - noise, 0) / np.maximum(update - noise, bound * update)).max())
 
     found = trials.coarsest(share, bound)
-    if REPAIRS * _size(found.content, base) > len(encode_full(base)):
+    if REPAIRS * found.bytes > len(encode_full(base)):
         noise = np.maximum(noise, divergences(compress(network, _setting_like(like, measured))))
         found = trials.coarsest(share, bound)
     lost = float((divergences(found.content) / update)[0])
@@ -215,7 +216,7 @@ class _Trials:
                 holds(number)
         within = [number for number in points if number == 0 or points[number].damage <= bound]
         best = min(within, key=lambda number: points[number].bytes)
-        return Search(self._seen[best][0], tuple(points[number] for number in sorted(points)))
+        return Search(*self._seen[best], tuple(points[number] for number in sorted(points)))
 
     def _trial(self, number: int) -> tuple[Content, int]:
         if number not in self._seen:

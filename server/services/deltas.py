@@ -65,8 +65,7 @@ def hops(session: Session, vehicle: Vehicle, version: Version, bounds: Bounds) -
         return ()
     counters = (vehicle.installed_counter or 1, version.release_counter)
     legs = artifacts.legs(session, version.family, counters=counters)
-    edges = [full_edge(version), *(delta_edge(leg) for leg in legs)]
-    way = planning.cheapest_way(vehicle.installed_sha256, version.content_sha256, edges, bounds)
+    way = way_of(vehicle.installed_sha256, version, legs, bounds)
     if way is None or not way.is_chain:
         return ()
     versions = {leg.content_sha256: leg.version for leg in legs}
@@ -79,25 +78,20 @@ def hops(session: Session, vehicle: Vehicle, version: Version, bounds: Bounds) -
     )
 
 
-def chosen_bases(session: Session, target: Version, *, limit: int, bounds: Bounds) -> list[str]:
-    """Contents to make deltas from, for a release; some may have theirs already."""
-    previous = artifacts.published_before(session, target)
-    legs = artifacts.legs(session, target.family, counters=(1, target.release_counter))
-    return planning.deltas_to_build(
-        artifacts.installed_histogram(session, target),
-        previous.content_sha256 if previous else None,
-        [delta_edge(leg) for leg in legs],
-        full_bytes=target.full_bytes or 0,
-        bounds=bounds,
-        limit=limit,
-    )
-
-
 def to_make(session: Session, target: Version, *, limit: int, bounds: Bounds) -> list[str]:
     """The chosen bases whose delta neither exists nor is in the making, nor was found to be of no use."""
     known = {row.base.content_sha256: row.delta for row in artifacts.deltas_to(session, [target.id])}
     legs = artifacts.legs(session, target.family, counters=(1, target.release_counter))
     edges = [delta_edge(leg) for leg in legs]
+    previous = artifacts.published_before(session, target)
+    chosen = planning.deltas_to_build(
+        artifacts.installed_histogram(session, target),
+        previous.content_sha256 if previous else None,
+        edges,
+        full_bytes=target.full_bytes or 0,
+        bounds=bounds,
+        limit=limit,
+    )
 
     def is_missing(base: str) -> bool:
         delta = known.get(base)
@@ -107,7 +101,7 @@ def to_make(session: Session, target: Version, *, limit: int, bounds: Bounds) ->
         retired = delta.state == DeltaState.RETIRED and delta.retired_because != RetiredBecause.OPERATOR
         return retired and planning.cheapest_way(base, target.content_sha256 or "", edges, bounds) is None
 
-    return [base for base in chosen_bases(session, target, limit=limit, bounds=bounds) if is_missing(base)]
+    return [base for base in chosen if is_missing(base)]
 
 
 def plan(session: Session, target: Version, *, limit: int, bounds: Bounds, now: datetime) -> None:
