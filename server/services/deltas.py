@@ -17,7 +17,7 @@ from model_registry.contract.targets import DeltaTarget, full_path
 from server.errors import Conflict
 from server.repositories import artifacts, fleet, jobs, rollouts
 from server.services import planning
-from server.services.planning import Bounds, Edge, Way
+from server.services.planning import FULL, Bounds, Edge, Way
 from server.tables import Counterfactual, Delta, DeltaState, JobKind, RetiredBecause, Vehicle, Version
 
 
@@ -205,6 +205,7 @@ def unneeded(session: Session, family: str, bounds: Bounds) -> list[tuple[Delta,
             delta.size_bytes or 0,
             two.content_bytes or 0,
             base.content_bytes or 0,
+            delta.codec or FULL,
         )
         for delta, base, two in rows
     ]

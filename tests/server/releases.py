@@ -71,10 +71,10 @@ class Releases:
             rows = artifacts.deltas_of(session, FAMILY)
         return {(b.version, v.version): (delta.state, delta.retired_because) for delta, b, v in rows}
 
-    def retire_unneeded(self) -> set[tuple[str, str]]:
+    def retire_unneeded(self, **bounds: Any) -> set[tuple[str, str]]:
         before = self.states()
         with self.database.writing() as session:
-            deltas.retire_unneeded(session, FAMILY, bounds=DEFAULT_BOUNDS, now=utc_now())
+            deltas.retire_unneeded(session, FAMILY, bounds=replace(DEFAULT_BOUNDS, **bounds), now=utc_now())
         return {ends for ends, state in self.states().items() if state != before[ends]}
 
     def plan(self, number: str, limit: int = 8) -> set[str]:

@@ -49,6 +49,15 @@ class TestRetiring:
             waves.tell(session, rollout_id, RolloutEvent.ABORT, delta_bases=0, now=utc_now())
         assert releases.retire_unneeded() == {("1.0.0", "2.0.0"), ("2.0.0", "3.0.0")}
 
+    def test_a_chain_too_slow_to_be_offered_is_not_kept_either(self, releases: Releases) -> None:
+        releases.chain()
+        releases.vehicles("3.0.0")
+        releases.roll_out("5.0.0")
+        # Two hops of 5,000 bytes take 4 ms.
+        assert releases.way("on-3.0.0-0", rebuild_s=0.005) == ["4.0.0", "5.0.0"]
+        assert releases.way("on-3.0.0-0", rebuild_s=0.003) == []
+        assert ("3.0.0", "4.0.0") in releases.retire_unneeded(rebuild_s=0.003)
+
     def test_nothing_is_retired_while_a_delta_is_in_the_making(self, releases: Releases) -> None:
         releases.delta("3.0.0", "4.0.0")
         releases.vehicles("3.0.0")
