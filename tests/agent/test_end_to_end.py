@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import threading
@@ -25,6 +24,7 @@ from model_registry.contract.full import encode_full
 from tests.agent.models import FAMILY, HARDWARE, make_content
 from tests.agent.test_processes import keep_asking
 from tests.agent.vehicles import Vehicle, eventually
+from tests.daemons import free_port
 
 BIN = Path(sys.executable).parent
 
@@ -61,6 +61,10 @@ class RealRegistry:
         self.ask("POST", f"rollouts/{made['id']}/start")
         return int(made["id"])
 
+    def wait_for_rollout(self, rollout: int) -> None:
+        """A family has one rollout at a time: who starts the next waits for this, not for the vehicle's first answer."""
+        eventually(lambda: self.ask("GET", f"rollouts/{rollout}")["state"] == "finished", f"rollout {rollout} ends", 60)
+
     def enrol(self, vehicle: Vehicle) -> Vehicle:
         roots = self.folder / "roots"
         subprocess.run(
@@ -82,9 +86,7 @@ class RealRegistry:
 
 @contextmanager
 def real_registry(folder: Path, **settings: str) -> Iterator[RealRegistry]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     command = [str(BIN / "deltafleet"), "serve", "--data", str(folder / "data"), "--port", str(port)]
     environment = {**os.environ, "DELTAFLEET_POLL_INTERVAL_S": "0.2", **settings}
     with (
@@ -109,14 +111,14 @@ def test_two_rollouts_reach_a_vehicle_that_never_stops_answering(tmp_path: Path,
         registry.publish(v1)
         vehicle = registry.enrol(Vehicle(tmp_path / "car-1", None))
         with vehicle.daemon() as daemon:
-            registry.roll_out("1.0.0")
-            eventually(lambda: daemon.version() == "1.0.0", "the first model", 60)
+            registry.wait_for_rollout(registry.roll_out("1.0.0"))
+            assert daemon.version() == "1.0.0"
             over, answers = threading.Event(), list[tuple[int, str | None]]()
             camera = threading.Thread(target=keep_asking, args=(daemon, over, answers))
             camera.start()
             registry.publish(make_content("2.0.0", change=lambda w: w * 1.5))
             rollout = registry.roll_out("2.0.0")
-            eventually(lambda: registry.ask("GET", f"rollouts/{rollout}")["state"] == "finished", "the rollout ends", 60)
+            registry.wait_for_rollout(rollout)
             over.set()
             camera.join(20)
             assert daemon.terminate() == 0
@@ -137,13 +139,13 @@ def test_a_vehicle_four_releases_behind_comes_by_the_chain_and_its_bytes_are_on_
         registry.publish(v1)
         vehicle = registry.enrol(Vehicle(tmp_path / "car-1", None)).configure(max_hops=4, probation_s=0.0)
         with vehicle.daemon() as daemon:
-            registry.roll_out("1.0.0")
-            eventually(lambda: daemon.version() == "1.0.0", "the first model", 60)
+            registry.wait_for_rollout(registry.roll_out("1.0.0"))
+            assert daemon.version() == "1.0.0"
             for number in (2, 3, 4, 5):
                 registry.publish(make_content(f"{number}.0.0", change=partial(np.multiply, 1 + number / 10)))
             eventually(lambda: len(deltas(registry)) == 4, "a delta from each release to the next", 60)
             rollout = registry.roll_out("5.0.0")
-            eventually(lambda: registry.ask("GET", f"rollouts/{rollout}")["state"] == "finished", "the rollout ends", 60)
+            registry.wait_for_rollout(rollout)
             assert daemon.version() == "5.0.0"
             assert daemon.terminate() == 0
         received = registry.ask("GET", f"rollouts/{rollout}/bandwidth")["received"]
