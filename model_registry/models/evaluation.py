@@ -79,16 +79,27 @@ def evaluate(
     engine: Engine, preprocessing: Preprocessing, samples: Sequence[Sample], progress: Progress = lambda *_: None
 ) -> Accuracy:
     """Run every sample. Raises MalformedArtifact for an unreadable picture, ModelUnusable for a label without output."""
-    first = among_five = 0
+    ranks = _ranks(engine, preprocessing, samples, progress)
+    return Accuracy(len(samples), float((ranks == 0).mean()), float((ranks < 5).mean()))
+
+
+def first_answers_right(engine: Engine, preprocessing: Preprocessing, samples: Sequence[Sample]) -> npt.NDArray[np.bool_]:
+    """For every sample whether its class is the first answer. Raises as ``evaluate``."""
+    return np.asarray(_ranks(engine, preprocessing, samples) == 0)
+
+
+def _ranks(
+    engine: Engine, preprocessing: Preprocessing, samples: Sequence[Sample], progress: Progress = lambda *_: None
+) -> npt.NDArray[np.intp]:
+    """How many answers come before each sample's class; of equal ones the lower class comes first."""
+    ranks = np.zeros(len(samples), np.intp)
     for done, sample in enumerate(samples):
         logits = engine(preprocessing.apply(read_picture(sample.path)))
         if not 0 <= sample.label < logits.size:
             raise ModelUnusable(f"{sample.path.name} has class {sample.label}, the network has {logits.size} classes")
-        best = np.argsort(-logits, kind="stable")[:5]
-        first += int(best[0] == sample.label)
-        among_five += int(sample.label in best)
+        ranks[done] = np.flatnonzero(np.argsort(-logits, kind="stable") == sample.label)[0]
         progress((done + 1) / len(samples), sample.path.name)
-    return Accuracy(len(samples), first / len(samples), among_five / len(samples))
+    return ranks
 
 
 def all_logits(

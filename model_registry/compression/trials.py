@@ -1,0 +1,113 @@
+"""A row of settings, fine to coarse, tried on a network until the smallest artifact within a bound is found.
+
+What a setting does to the network is measured, and a measurement may be chance: accuracy on a few hundred pictures goes up and
+down by a point from one setting to the next. So first the row is halved down to the coarsest setting that may be within the
+bound, and from there it goes finer step by step until one was seen to be. Where nothing is left to chance, that is the first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from model_registry.compression.pipeline import SourceNetwork, compress
+from model_registry.compression.quantization import Setting
+from model_registry.compression.rounding import Compensated
+from model_registry.contract.content import Content
+from model_registry.contract.delta import Codec
+from model_registry.contract.full import encode_full
+from model_registry.deltas import make_delta
+
+Progress = Callable[[float, str], None]
+AnySetting = Setting | Compensated | None
+# Standard errors by which a damage may exceed the bound and be chance all the same.
+CHANCE = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """What a setting was seen to do, in the unit of the bound, and the ``error`` (one standard error) of having seen it."""
+
+    value: float
+    error: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One setting as it was seen. ``damage``: mean divergence in nats, share of an update lost, or points of top-1 lost."""
+
+    setting: str
+    bytes: int
+    damage: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Search:
+    """The content that was chosen, the ``bytes`` that travelled for it when it was tried, and all points, fine to coarse."""
+
+    content: Content
+    bytes: int
+    points: tuple[Point, ...]
+
+
+class Trials:
+    """The row of ``settings``, each compressed at most once. The first two are the ways out; the very first always holds."""
+
+    def __init__(
+        self, network: SourceNetwork, base: Content | None, settings: Sequence[AnySetting], progress: Progress
+    ) -> None:
+        self._network, self._base, self._settings, self._progress = network, base, settings, progress
+        self._made: dict[int, tuple[Content, int]] = {}
+
+    def smallest(self, measure: Callable[[Content], Damage], bound: float) -> Search:
+        """The smallest artifact whose damage was seen to be within ``bound``, and all that was seen on the way."""
+        seen: dict[int, Damage] = {}
+
+        def look(number: int) -> Damage:
+            if number not in seen:
+                found = measure(self._trial(number)[0])
+                seen[number] = Damage(round(found.value, 6), found.error)
+            return seen[number]
+
+        def holds(number: int) -> bool:
+            return look(number).value <= bound or number == 0
+
+        # The ways out: what is larger than them need not be tried.
+        known = min(self._trial(number)[1] for number in (0, 1) if holds(number))
+        number = self._halve(lambda number: look(number).value - CHANCE * look(number).error <= bound)
+        while not holds(number) and self._trial(number)[1] < known:
+            self._progress(1 - 0.25 * number / len(self._settings), "trying finer settings")
+            number -= 1
+        best = min(filter(holds, seen), key=lambda number: self._trial(number)[1])
+        points = (Point(_label(self._settings[n]), self._trial(n)[1], seen[n].value) for n in sorted(seen))
+        return Search(*self._trial(best), tuple(points))
+
+    def _halve(self, holds: Callable[[int], bool]) -> int:
+        """The coarsest setting that holds, if coarser ones hold ever less."""
+        low, high, rounds = 0, len(self._settings), 0
+        while high - low > 1:
+            self._progress(0.5 + 0.25 * rounds / len(self._settings).bit_length(), "trying settings")
+            middle, rounds = (low + high) // 2, rounds + 1
+            low, high = (middle, high) if holds(middle) else (low, middle)
+        return low
+
+    def _trial(self, number: int) -> tuple[Content, int]:
+        if number not in self._made:
+            content = compress(self._network, self._settings[number], base=self._base)
+            self._made[number] = content, _size(content, self._base)
+        return self._made[number]
+
+
+def _size(content: Content, base: Content | None) -> int:
+    """What travels: the delta, or the full artifact without a base."""
+    return len(encode_full(content) if base is None else make_delta(base, content, Codec.MODEL).data)
+
+
+def _label(setting: AnySetting) -> str:
+    match setting:
+        case None:
+            return "lossless"
+        case Compensated():
+            return f"price {setting.price:g}"
+        case Setting():
+            return "default" if setting.keep_codebooks else f"step {setting.step:g}"
