@@ -16,7 +16,7 @@ def mean_divergence(reference: Floats, found: Floats, *, temperature: float = 1.
 
     Both are divided by ``temperature`` first.
     """
-    p, q = _log_softmax(reference / temperature), _log_softmax(found / temperature)
+    p, q = log_softmax(reference / temperature), log_softmax(found / temperature)
     return float((np.exp(p) * (p - q)).sum(axis=1).mean())
 
 
@@ -31,6 +31,7 @@ def telling_temperature(reference: Floats) -> float:
     return max(1.0, float(np.median(first - second)) / TELLING_LEAD)
 
 
-def _log_softmax(logits: Floats) -> npt.NDArray[np.float64]:
+def log_softmax(logits: Floats) -> npt.NDArray[np.float64]:
+    """Logarithms of the probabilities that ``logits`` (rows, classes) stand for."""
     shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
     return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)))

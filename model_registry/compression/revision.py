@@ -1,10 +1,13 @@
 """A layer's new weights, near the base's: what is priced is the change, as a delta will code it.
 
 Three lattices compete: the base's codebook, that codebook with entries moved to where their weights went, and a grid; where the
-base has a grid, its step is halved as often as the price asks, so that "no change" is exact. Rounding with error compensation
-(compensation.py) makes a first choice. A delta is a low-rate code, where most weights keep their level, and there a choice
-made in one pass is not the best: coordinate descent then goes over the weights again, each time taking the level of least
-damage + price x bits while all others stay. Biases are one more column, on the base's grid of biases.
+base has a grid, its step is halved as often as the price asks, so that "no change" is exact. The layer is settled on each of
+them, and the one is taken for which damage + price x the bits that the coder asks is least.
+
+Rounding with error compensation (compensation.py) makes a first choice of levels. A delta is a low-rate code, where most
+weights keep their level, and there a choice made in one pass is not the best: coordinate descent then goes over the weights
+again, each time taking the level of least damage + price x bits while all others stay. Biases are one more column, on the
+base's grid of biases.
 """
 
 from __future__ import annotations
@@ -29,24 +32,24 @@ from model_registry.compression.compensation import (
 from model_registry.compression.costs import ChangeCosts, Pricing
 from model_registry.compression.lattices import Codebook, Grid, Integers
 from model_registry.compression.quantization import LARGEST_LEVEL, Floats, grid_tensor
+from model_registry.contract.codecs.sections import Sink
+from model_registry.contract.codecs.tensor_coding import encode_tensor
+from model_registry.contract.entropy import COST_UNIT
 from model_registry.contract.tensors import EncodedTensor, Encoding
 from model_registry.models.linear_layers import LinearLayer
 
 Doubles = npt.NDArray[np.floating[Any]]
 SWEEPS = 4
-# What an entry that moved takes in a delta, measured on real trainings.
-ENTRY_BITS = 6.0
 GRIDS = (Encoding.GRID8, Encoding.GRID16)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Choice:
-    """Levels on a lattice, the levels of the base there, and the ``bits`` that the lattice itself takes."""
+    """Levels on a lattice, and the levels of the base there."""
 
     lattice: Codebook | Grid
     base: Integers
     levels: Integers
-    bits: float = 0.0
 
     @property
     def values(self) -> Doubles:
@@ -74,8 +77,15 @@ class _Target:
 
     def slopes(self, group: int, weights: Doubles, bias: Doubles) -> Doubles:
         """Errors times moments, (outputs, inputs + 1): half of how the damage falls with every weight and the bias."""
-        errors = np.concatenate([self.rows[group] - weights, (self.bias[group] - bias)[:, np.newaxis]], axis=1)
-        return np.asarray(errors @ self.factors[group].moments)
+        return np.asarray(self._errors(group, weights, bias) @ self.factors[group].moments)
+
+    def damage(self, weights: Doubles, bias: Doubles) -> float:
+        """Energy of the disturbance that is left, all groups together."""
+        pairs = [(self._errors(g, weights[g], bias[g]), self.slopes(g, weights[g], bias[g])) for g in range(len(self.factors))]
+        return sum(float(np.vdot(errors, slopes)) for errors, slopes in pairs)
+
+    def _errors(self, group: int, weights: Doubles, bias: Doubles) -> Doubles:
+        return np.concatenate([self.rows[group] - weights, (self.bias[group] - bias)[:, np.newaxis]], axis=1)
 
 
 def revise_layer(
@@ -91,17 +101,16 @@ def revise_layer(
     layer = calibrated.layer
     target = _Target.of(calibrated, weight, bias, price)
     biases = _bias_choice(target, bias, base_bias)
-    starts = _starts(
-        wanted_step(calibrated, target.factors, price), target.rows, layer.rows(_overlap(base, weight.shape)), base
-    )
-    first = [_first_choice(target, start) for start in starts]
-    choice, owed = min(first, key=lambda candidate: _objective(target, candidate[0]))
-    biases = replace(biases, levels=biases.lattice.nearest(owed))
-    for _ in range(SWEEPS):
-        choice = _sweep(target, choice, biases.values)
-        biases = biases if bias is None else _revise_biases(target, choice.values, biases)
-    tensor = _tensor(layer.weight_of(choice.levels, weight.shape), choice.lattice, base)
-    return tensor, _bias_tensor(layer, bias, biases)
+    wanted, before = wanted_step(calibrated, target.factors, price), layer.rows(_overlap(base, weight.shape))
+    ways: list[tuple[float, EncodedTensor, EncodedTensor | None]] = []
+    for start in _starts(wanted, target.rows, before, base):
+        choice, chosen = _settled(target, start, biases, movable=bias is not None)
+        tensor = _tensor(layer.weight_of(choice.levels, weight.shape), choice.lattice, base)
+        owed = _bias_tensor(layer, bias, chosen)
+        bits = _coded_bits(base, tensor) + (0.0 if owed is None else _coded_bits(base_bias, owed))
+        ways.append((target.damage(choice.values, chosen.values) + target.price * bits, tensor, owed))
+    _, best, best_bias = min(ways, key=lambda way: way[0])
+    return best, best_bias
 
 
 def revise_bias(
@@ -122,7 +131,7 @@ def _starts(wanted: float, rows: Doubles, before: Doubles, base: EncodedTensor) 
         return [_unchanged(_grid(wanted, rows, before, base), before)]
     book = Codebook(np.sort(base.scale).astype(np.float64))
     kept = _unchanged(book, before)
-    moved = _Choice(_moved(book, kept.base, rows), kept.base, kept.levels, bits=ENTRY_BITS * base.scale.size)
+    moved = _Choice(_moved(book, kept.base, rows), kept.base, kept.levels)
     return [kept, moved, _unchanged(_grid(wanted, rows, before, base), before)]
 
 
@@ -192,15 +201,21 @@ def _first_choice(target: _Target, choice: _Choice) -> tuple[_Choice, Doubles]:
     return replace(choice, levels=levels), owed
 
 
-def _objective(target: _Target, choice: _Choice) -> float:
-    """Damage + price x bits of the weights, the bias taken as well as it can be."""
-    damage = 0.0
-    for rows, values, factor in zip(target.rows, choice.values, target.factors, strict=True):
-        errors, moments = rows - values, factor.moments
-        owed = errors @ moments[:-1, -1]
-        damage += float(np.vdot(errors @ moments[:-1, :-1], errors)) - float(owed @ owed) / max(float(moments[-1, -1]), 1e-300)
-    pricing = target.pricing(choice)
-    return damage + pricing.price * (choice.bits + float(pricing.costs(choice.levels, choice.base).sum()))
+def _settled(target: _Target, start: _Choice, biases: _Choice, *, movable: bool) -> tuple[_Choice, _Choice]:
+    """Levels of the weights on the lattice of ``start``, and those of the biases."""
+    choice, owed = _first_choice(target, start)
+    biases = replace(biases, levels=biases.lattice.nearest(owed))
+    for _ in range(SWEEPS):
+        choice = _sweep(target, choice, biases.values)
+        biases = _revise_biases(target, choice.values, biases) if movable else biases
+    return choice, biases
+
+
+def _coded_bits(base: EncodedTensor | None, new: EncodedTensor) -> float:
+    """What the coder of deltas asks for a tensor."""
+    sink = Sink()
+    encode_tensor(base, new, sink)
+    return sink.cost / COST_UNIT
 
 
 def _sweep(target: _Target, choice: _Choice, biases: Doubles) -> _Choice:

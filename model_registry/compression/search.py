@@ -1,9 +1,9 @@
 """Choosing how coarse a network may become, by running it on the user's pictures instead of by rule.
 
 ``calibrate`` needs no labels: it bounds the divergence between the answers of the float network and of the compressed one.
-``within_drop`` needs them: it bounds the points of top-1 accuracy that are lost. The settings are prices of a bit under error
-compensation. With a base, the artifact is the delta, and ``calibrate`` bounds what it loses: the divergence that is left over
-the divergence that the update was to bring, KL(new || shipped) / KL(new || base).
+``within_drop`` needs them: it bounds the points of top-1 accuracy that are lost, and does not take a lucky draw for it. The
+settings are prices of a bit under error compensation. With a base, the artifact is the delta, and ``calibrate`` bounds what it
+loses: the divergence that is left over the divergence that the update was to bring, KL(new || shipped) / KL(new || base).
 
 Divergences that bound are also taken at the temperature at which the network is undecided: on the pictures that it was trained
 on a softmax hardly shows what hurts on others.
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from model_registry.compression.calibration import Calibration, calibrate_layers
-from model_registry.compression.divergence import mean_divergence, telling_temperature
+from model_registry.compression.divergence import log_softmax, mean_divergence, telling_temperature
 from model_registry.compression.pipeline import SourceNetwork, compress, untouched
 from model_registry.compression.quantization import Setting
 from model_registry.compression.rounding import Compensated
@@ -37,7 +37,7 @@ from model_registry.models.evaluation import (
     Sample,
     all_logits,
     content_engine,
-    first_answers_right,
+    labelled_logits,
     pictures,
     read_picture,
     spread,
@@ -45,15 +45,18 @@ from model_registry.models.evaluation import (
 from model_registry.models.graphs import output_classes
 
 Doubles = npt.NDArray[np.float64]
-Flags = npt.NDArray[np.bool_]
 # Nats a bit, a sixth of an octave apart: from hardly any change to a tenth of the size of a careful setting. Finer than all of
 # them are the ways out: None, which is lossless and always holds, and the default.
 PRICES = tuple(float(f"{1e-10 * 2 ** (n / 6):.3g}") for n in range(90))
 # A mean divergence of a hundredth of a nat changes about one answer in twenty where the network itself is undecided.
 MAX_DIVERGENCE = 0.01
-MAX_CALIBRATION_PICTURES = 200
-# What is lost on other pictures than those that were looked at may be this much more.
-HELD_OUT = 0.8
+MAX_PICTURES = 300
+# Every third picture judges and is not calibrated on: on those that it has seen, rounding loses down to half as much.
+JUDGE_EVERY = 3
+# So many thirds of the labelled pictures are left out in turn: which few answers turn is a lottery, and each third draws anew.
+DRAWS = 3
+# Standard errors beyond which a fall is no chance: one-sided, 5 %.
+CERTAIN = 1.64
 # A delta above this part of a full artifact mends what the base's compression did rather than bring the update.
 REPAIRS = 10
 
@@ -61,43 +64,50 @@ REPAIRS = 10
 def calibrate(
     network: SourceNetwork, folder: Path, *, base: Content | None, progress: Progress, max_lost: float = LOST_LIMIT
 ) -> Search:
-    """The smallest artifact that is true on up to 200 pictures of ``folder``.
+    """The smallest artifact that is true on up to 300 pictures of ``folder``: two of three calibrate, the third judges.
 
     Without a base: the full artifact whose answers diverge by at most 0.01 nats on average. With one: the delta that loses at
-    most the share ``max_lost`` of the update, here a fifth less so that it holds elsewhere, counted above the *noise*: what
-    the base's encoding of untouched tensors costs. Where that takes a tenth of a full artifact, because a coarse base errs
-    more than the update brings, noise is what compressing the new network like the base's line loses anyway. Where the base
-    answers another question (other classes, other input), the bound is 0.01 nats.
+    most the share ``max_lost`` of the update, counted above the *noise*: what the base's encoding of untouched tensors costs.
+    Where that takes a tenth of a full artifact, because a coarse base errs more than the update brings, noise is what
+    compressing the new network like the base's line loses anyway. Where the base answers another question (other classes,
+    other input), the bound is 0.01 nats.
     Raises ManifestRefused without preprocessing, MalformedArtifact without pictures.
     """
     preprocessing = _preprocessing(network)
-    paths = spread(pictures(folder), MAX_CALIBRATION_PICTURES)
-    reference = all_logits(content_engine(network.exact()), preprocessing, paths)
+    seen, judges = _split(spread(pictures(folder), MAX_PICTURES))
+    reference = all_logits(content_engine(network.exact()), preprocessing, judges)
 
     temperatures = 1.0, telling_temperature(reference)
 
     @cache
     def divergences(content: Content) -> Doubles:
-        answers = all_logits(content_engine(content), preprocessing, paths)
+        answers = all_logits(content_engine(content), preprocessing, judges)
         return np.array([mean_divergence(reference, answers, temperature=t) for t in temperatures])
 
-    measured, settings = _settings(network, paths, progress)
-    trials = Trials(network, base, settings, progress)
+    measured = _measured(network, seen, lambda share, step: progress(share / 2, step))
+    trials = Trials(network, base, _row([measured]), progress)
     update = divergences(base) if base is not None and _comparable(base, network) else np.zeros(2)
     if base is None or not update.all():
-        return trials.smallest(lambda content: Damage(max(divergences(content))), MAX_DIVERGENCE)
-    bound, noise, like = HELD_OUT * max_lost, divergences(_kept(network, base)), _like(base)
+        return trials.smallest(lambda content: Damage.certain(max(divergences(content))), MAX_DIVERGENCE)
+    noise, like = divergences(_kept(network, base)), _like(base)
 
     def share(content: Content) -> Damage:
-        return Damage(float((np.maximum(divergences(content) - noise, 0) / np.maximum(update - noise, bound * update)).max()))
+        missing = np.maximum(divergences(content) - noise, 0)
+        return Damage.certain(float((missing / np.maximum(update - noise, max_lost * update)).max()))
 
-    found = trials.smallest(share, bound)
+    found = trials.smallest(share, max_lost)
     if REPAIRS * found.bytes > len(encode_full(base)):
         noise = np.maximum(noise, divergences(compress(network, _setting_like(like, measured))))
-        found = trials.smallest(share, bound)
+        found = trials.smallest(share, max_lost)
     lost = float((divergences(found.content) / update)[0])
     outcome = {"lost": round(lost, 4), "noise": round(min(float((noise / update)[0]), lost), 4), "like": like}
     return replace(found, content=_with_outcome(found.content, outcome))
+
+
+def _split(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
+    """The pictures that calibrate and those that judge: sorted ones stand class by class, so both are spread. A few do both."""
+    judges = list(paths[JUDGE_EVERY - 1 :: JUDGE_EVERY])
+    return [path for at, path in enumerate(paths) if (at + 1) % JUDGE_EVERY], judges or list(paths)
 
 
 def _kept(network: SourceNetwork, base: Content) -> Content:
@@ -148,26 +158,49 @@ def within_drop(
     """
     preprocessing = _preprocessing(network)
 
-    def right(content: Content) -> Flags:
-        return first_answers_right(content_engine(content), preprocessing, samples)
+    def answers(content: Content) -> Answers:
+        return Answers.of(*labelled_logits(content_engine(content), preprocessing, samples))
 
-    before = right(network.exact())
-    _, settings = _settings(network, spread([sample.path for sample in samples], MAX_CALIBRATION_PICTURES), progress)
-    return Trials(network, base, settings, progress).smallest(lambda content: points_lost(before, right(content)), max_drop)
+    def measured(draw: int) -> Calibration:
+        paths = [sample.path for at, sample in enumerate(samples) if len(samples) < DRAWS or at % DRAWS != draw]
+        return _measured(network, spread(paths, MAX_PICTURES), lambda share, step: progress((draw + share) / (2 * DRAWS), step))
 
-
-def points_lost(before: Flags, after: Flags) -> Damage:
-    """Top-1 that is lost on the same pictures; by chance vary those alone that changed (McNemar 1947)."""
-    lost, won = int((before & ~after).sum()), int((after & ~before).sum())
-    return Damage(100 * (lost - won) / before.size, 100 * math.sqrt(lost + won) / before.size)
+    before, row = answers(network.exact()), _row([measured(draw) for draw in range(DRAWS)])
+    return Trials(network, base, row, progress).smallest(lambda content: before.lost_in(answers(content)), max_drop)
 
 
-def _settings(network: SourceNetwork, paths: Sequence[Path], progress: Progress) -> tuple[Calibration, tuple[AnySetting, ...]]:
-    """What may be chosen, fine to coarse; measures the network on the pictures."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Answers:
+    """To labelled pictures: whether the first answer is ``right``, and how ``likely`` the right one is said to be."""
+
+    right: npt.NDArray[np.bool_]
+    likely: Doubles
+
+    @classmethod
+    def of(cls, logits: npt.NDArray[np.float32], labels: npt.NDArray[np.intp]) -> Answers:
+        """Logits (pictures, classes) and labels (pictures)."""
+        likely = np.exp(log_softmax(logits))[np.arange(labels.size), labels]
+        return cls(logits.argmax(axis=1) == labels, likely)
+
+    def lost_in(self, after: Answers) -> Damage:
+        """Points of accuracy. A few answers that turn make it jump; the probability of the right one falls as steadily as the
+        network gets worse, and less what chance explains it is what was lost at least.
+        """
+        fall = self.likely - after.likely
+        floor = fall.mean() - CERTAIN * fall.std() / math.sqrt(fall.size)
+        return Damage(100 * float(self.right.mean() - after.right.mean()), 100 * float(floor))
+
+
+def _row(measured: Sequence[Calibration]) -> tuple[AnySetting, ...]:
+    """What may be chosen, fine to coarse."""
+    return (None, Setting(), *(Compensated(calibration, price) for price in PRICES for calibration in measured))
+
+
+def _measured(network: SourceNetwork, paths: Sequence[Path], progress: Progress) -> Calibration:
+    """The network on the pictures."""
     preprocessing, name = _preprocessing(network), network.manifest.inputs[0].name
     requests = [{name: preprocessing.apply(read_picture(path))} for path in paths]
-    measured = calibrate_layers(network.exact(), requests, progress=lambda share, step: progress(share / 2, step))
-    return measured, (None, Setting(), *(Compensated(measured, price) for price in PRICES))
+    return calibrate_layers(network.exact(), requests, progress=progress)
 
 
 def _preprocessing(network: SourceNetwork) -> Preprocessing:

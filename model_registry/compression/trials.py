@@ -1,8 +1,9 @@
 """A row of settings, fine to coarse, tried on a network until the smallest artifact within a bound is found.
 
-What a setting does to the network is measured, and a measurement may be chance: accuracy on a few hundred pictures goes up and
-down by a point from one setting to the next. So first the row is halved down to the coarsest setting that may be within the
-bound, and from there it goes finer step by step until one was seen to be. Where nothing is left to chance, that is the first.
+What a setting does to the network is measured, and what was measured may be chance: accuracy on a few hundred pictures goes up
+and down by a point from one setting to the next. Damage therefore comes with a *floor*, a steadier measure of what it is at
+least. The row is halved down to the coarsest setting whose floor is within the bound, and from there it goes finer step by
+step until the damage is as well. Where nothing is left to chance both are the same, and that is the first one.
 """
 
 from __future__ import annotations
@@ -20,16 +21,18 @@ from model_registry.deltas import make_delta
 
 Progress = Callable[[float, str], None]
 AnySetting = Setting | Compensated | None
-# Standard errors by which a damage may exceed the bound and be chance all the same.
-CHANCE = 2.0
 
 
 @dataclass(frozen=True, slots=True)
 class Damage:
-    """What a setting was seen to do, in the unit of the bound, and the ``error`` (one standard error) of having seen it."""
+    """What a setting was seen to do, in the unit of the bound, and the ``floor`` below which that hardly is."""
 
     value: float
-    error: float = 0.0
+    floor: float
+
+    @classmethod
+    def certain(cls, value: float) -> Damage:
+        return cls(value, value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,15 +69,15 @@ class Trials:
         def look(number: int) -> Damage:
             if number not in seen:
                 found = measure(self._trial(number)[0])
-                seen[number] = Damage(round(found.value, 6), found.error)
+                seen[number] = Damage(round(found.value, 6), round(found.floor, 6))
             return seen[number]
 
         def holds(number: int) -> bool:
-            return look(number).value <= bound or number == 0
+            return max(look(number).value, look(number).floor) <= bound or number == 0
 
         # The ways out: what is larger than them need not be tried.
         known = min(self._trial(number)[1] for number in (0, 1) if holds(number))
-        number = self._halve(lambda number: look(number).value - CHANCE * look(number).error <= bound)
+        number = self._halve(lambda number: look(number).floor <= bound)
         while not holds(number) and self._trial(number)[1] < known:
             self._progress(1 - 0.25 * number / len(self._settings), "trying finer settings")
             number -= 1

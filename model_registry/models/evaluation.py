@@ -79,27 +79,15 @@ def evaluate(
     engine: Engine, preprocessing: Preprocessing, samples: Sequence[Sample], progress: Progress = lambda *_: None
 ) -> Accuracy:
     """Run every sample. Raises MalformedArtifact for an unreadable picture, ModelUnusable for a label without output."""
-    ranks = _ranks(engine, preprocessing, samples, progress)
-    return Accuracy(len(samples), float((ranks == 0).mean()), float((ranks < 5).mean()))
-
-
-def first_answers_right(engine: Engine, preprocessing: Preprocessing, samples: Sequence[Sample]) -> npt.NDArray[np.bool_]:
-    """For every sample whether its class is the first answer. Raises as ``evaluate``."""
-    return np.asarray(_ranks(engine, preprocessing, samples) == 0)
-
-
-def _ranks(
-    engine: Engine, preprocessing: Preprocessing, samples: Sequence[Sample], progress: Progress = lambda *_: None
-) -> npt.NDArray[np.intp]:
-    """How many answers come before each sample's class; of equal ones the lower class comes first."""
-    ranks = np.zeros(len(samples), np.intp)
+    first = among_five = 0
     for done, sample in enumerate(samples):
         logits = engine(preprocessing.apply(read_picture(sample.path)))
-        if not 0 <= sample.label < logits.size:
-            raise ModelUnusable(f"{sample.path.name} has class {sample.label}, the network has {logits.size} classes")
-        ranks[done] = np.flatnonzero(np.argsort(-logits, kind="stable") == sample.label)[0]
+        _require_output(sample, logits.size)
+        best = np.argsort(-logits, kind="stable")[:5]
+        first += int(best[0] == sample.label)
+        among_five += int(sample.label in best)
         progress((done + 1) / len(samples), sample.path.name)
-    return ranks
+    return Accuracy(len(samples), first / len(samples), among_five / len(samples))
 
 
 def all_logits(
@@ -113,6 +101,16 @@ def all_logits(
             progress((done + 1) / len(paths), path.name)
 
     return np.stack(list(rows()))
+
+
+def labelled_logits(
+    engine: Engine, preprocessing: Preprocessing, samples: Sequence[Sample]
+) -> tuple[Floats, npt.NDArray[np.intp]]:
+    """Logits (samples, classes) and labels (samples). Raises as ``evaluate``."""
+    logits = all_logits(engine, preprocessing, [sample.path for sample in samples])
+    for sample in samples:
+        _require_output(sample, logits.shape[1])
+    return logits, np.array([sample.label for sample in samples], np.intp)
 
 
 def session_engine(session: Session) -> Engine:
@@ -161,6 +159,11 @@ def read_picture(path: Path) -> npt.NDArray[np.uint8]:
                 return np.asarray(image.convert("RGB"))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as exc:
         raise MalformedArtifact(f"{path.name} is not a picture that can be read") from exc
+
+
+def _require_output(sample: Sample, classes: int) -> None:
+    if not 0 <= sample.label < classes:
+        raise ModelUnusable(f"{sample.path.name} has class {sample.label}, the network has {classes} classes")
 
 
 def _from_table(table: Path, folder: Path) -> list[Sample]:

@@ -11,7 +11,7 @@ import pytest
 from model_registry.compression.pipeline import SourceNetwork, read_network
 from model_registry.compression.quantization import Setting
 from model_registry.compression.recipe import Recipe
-from model_registry.compression.search import points_lost
+from model_registry.compression.search import Answers
 from model_registry.compression.trials import Damage, Search, Trials
 from model_registry.contract.content import Content
 from tests.registry.networks import SMALL, foreign_onnx
@@ -30,7 +30,7 @@ def search(network: SourceNetwork, damages: Mapping[float, Damage], bound: float
     def seen(content: Content) -> Damage:
         recipe = content.manifest.lineage.recipe
         if "step" not in recipe:
-            return Damage(0.0)
+            return Damage.certain(0.0)
         return default if recipe["codebooks"] else damages[recipe["step"]]
 
     settings = (None, Setting(), *(Setting(step, keep_codebooks=False) for step in STEPS))
@@ -42,37 +42,50 @@ def chosen(found: Search) -> object:
 
 
 def test_where_damage_rises_steadily_the_coarsest_within_the_bound_is_taken(network: SourceNetwork) -> None:
-    found = search(network, {step: Damage(step) for step in STEPS}, 0.65, default=Damage(0.1))
+    found = search(network, {step: Damage.certain(step) for step in STEPS}, 0.65, default=Damage.certain(0.1))
     assert chosen(found) == 0.6
     assert [point.setting for point in found.points] == ["lossless", "default", "step 0.5", "step 0.6", "step 0.7"]
     assert found.bytes == min(point.bytes for point in found.points if point.damage <= 0.65)
 
 
-def test_where_damage_goes_up_and_down_by_chance_a_bad_draw_does_not_end_the_search(network: SourceNetwork) -> None:
-    """Half of the row is seen to be just above the bound, and so is what it takes to come to 0.7."""
-    values = dict(zip(STEPS, (0.0, 1.2, 1.1, 1.3, 1.2, 0.9, 1.4, 3.0), strict=True))
-    damages = {step: Damage(value, error=0.25) for step, value in values.items()}
-    assert chosen(search(network, damages, 1.0, default=Damage(0.0))) == 0.7
-    certain = {step: Damage(value) for step, value in values.items()}
-    assert chosen(search(network, certain, 1.0, default=Damage(0.0))) == 0.2
+UNEVEN = dict(zip(STEPS, (0.0, 1.2, 1.1, 1.3, 1.2, 0.9, 1.4, 0.8), strict=True))
 
 
-def test_what_may_be_within_the_bound_is_not_taken_for_it(network: SourceNetwork) -> None:
-    """All settings might be within the bound, and none is; then nothing larger than the ways out is tried either."""
-    found = search(network, {step: Damage(2.0, error=5.0) for step in STEPS}, 1.0, default=Damage(1.5, error=5.0))
+def test_a_bad_draw_does_not_end_the_search(network: SourceNetwork) -> None:
+    """Half of the row is seen to be just above the bound, and so is all that leads to 0.7."""
+    damages = {step: Damage(value, floor=step) for step, value in UNEVEN.items()}
+    assert chosen(search(network, damages, 0.95, default=Damage.certain(0.0))) == 0.9
+    alone = {step: Damage.certain(value) for step, value in UNEVEN.items()}
+    assert chosen(search(network, alone, 0.95, default=Damage.certain(0.0))) == 0.2
+
+
+def test_a_lucky_draw_is_not_taken(network: SourceNetwork) -> None:
+    """0.9 is seen to be within the bound, and is not at least."""
+    damages = {step: Damage(value, floor=1.2 * step) for step, value in UNEVEN.items()}
+    assert chosen(search(network, damages, 0.95, default=Damage.certain(0.0))) == 0.7
+
+
+def test_what_is_larger_than_the_ways_out_is_not_tried(network: SourceNetwork) -> None:
+    """All settings may be within the bound, and none is."""
+    never = {step: Damage(2.0, floor=0.0) for step in STEPS}
+    found = search(network, never, 1.0, default=Damage(1.5, floor=0.0))
     assert found.content.manifest.lineage.recipe["lossless"]
-    found = search(network, {step: Damage(2.0, error=5.0) for step in STEPS}, 1.0, default=Damage(0.5, error=5.0))
+    found = search(network, never, 1.0, default=Damage(0.5, floor=0.0))
     assert chosen(found) == Setting().step
-    *tried, _ = sorted(point.bytes for point in found.points if point.setting.startswith("step"))
-    assert max(tried) < found.bytes
+    *smaller, _ = sorted(point.bytes for point in found.points if point.setting.startswith("step"))
+    assert max(smaller) < found.bytes
 
 
-def test_points_lost_count_what_changed_both_ways() -> None:
-    before = np.array([True] * 60 + [False] * 40)
-    after = before.copy()
-    after[:3] = False
-    after[60] = True
-    lost = points_lost(before, after)
+def test_points_lost_count_what_changed_both_ways_and_are_at_least_what_the_right_class_lost() -> None:
+    logits = np.zeros((100, 4), np.float32)
+    logits[:60, 1], logits[60:, 2] = 4.0, 4.0
+    before = Answers.of(logits, np.ones(100, np.intp))
+    worse = logits.copy()
+    worse[:3] = logits[60]
+    worse[60] = logits[0]
+    lost = before.lost_in(Answers.of(worse, np.ones(100, np.intp)))
     assert lost.value == pytest.approx(2.0)
-    assert lost.error == pytest.approx(2.0)
-    assert points_lost(before, before) == Damage(0.0, 0.0)
+    # Two pictures of a hundred, give or take two.
+    fall = 2.0 * float(before.likely[0] - before.likely[99])
+    assert fall - 4.0 < lost.floor < fall - 2.0
+    assert before.lost_in(before) == Damage.certain(0.0)
