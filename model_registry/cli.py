@@ -346,12 +346,12 @@ def _compressed(
     max_drop: float | None,
     max_lost: float | None,
 ) -> tuple[Content, dict[str, Any]]:
-    """The content, and what the report says of the settings that were tried."""
+    """The content, and what the report says of the settings that were tried and of a base that errs more than it should."""
     from model_registry.compression import pipeline
 
     if calibrate is None:
         return pipeline.compress_checkpoint(file, recipe, base=base, progress=progress), {}
-    from model_registry.compression import search
+    from model_registry.compression import search, updates
     from model_registry.models.evaluation import labelled
 
     network = pipeline.read_network(file, recipe)
@@ -360,7 +360,10 @@ def _compressed(
         found = search.calibrate(network, calibrate, base=base, progress=progress, **bound)
     else:
         found = search.within_drop(network, labelled(calibrate), max_drop, base=base, progress=progress)
-    return found.content, {"curve": [{"setting": p.setting, "bytes": p.bytes, "damage": p.damage} for p in found.points]}
+    told: dict[str, Any] = {"curve": [{"setting": p.setting, "bytes": p.bytes, "damage": p.damage} for p in found.points]}
+    if found.content.manifest.lineage.recipe.get("noise", 0.0) > updates.LOST_LIMIT:
+        told["advice"] = "the base is coarse beside this update: compress first releases finer (--step) where small ones follow"
+    return found.content, told
 
 
 def _finetuned(

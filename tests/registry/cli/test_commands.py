@@ -8,13 +8,16 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
+from onnx import numpy_helper
 from PIL import Image
 
 from model_registry.cli import app, run
 from model_registry.compression.pipeline import compress_checkpoint
 from model_registry.compression.recipe import Recipe
+from model_registry.compression.updates import LOST_LIMIT
 from model_registry.contract.full import encode_full
 from tests.registry.cli.conftest import Command, Outcome
 from tests.registry.networks import CLASSES, changed, foreign_onnx, random_weights, save
@@ -147,6 +150,34 @@ def test_calibration_reports_the_curve_it_saw(deltafleet: Command, tmp_path: Pat
         "compress", foreign, "-o", tmp_path / "f.dfm", "--calibrate", pictures, "--max-drop", "100", *given
     ).json()
     assert dropped["bytes"] <= made["bytes"]
+
+
+def test_an_update_much_smaller_than_the_error_of_its_base_brings_advice(
+    deltafleet: Command, tmp_path: Path, pictures: Path
+) -> None:
+    base = foreign_onnx(tmp_path / "base.onnx", classes=500)
+    (tmp_path / "p.json").write_text('{"resize":[16,16],"crop":null,"order":"RGB","mean":[128,128,128],"scale":0.01}')
+    given = ("--preprocess", tmp_path / "p.json", "--json")
+    assert deltafleet("compress", base, "-o", tmp_path / "base.dfm", "--step", "0.2", *given).code == 0
+    update = (
+        "compress",
+        tmp_path / "new.onnx",
+        "-o",
+        tmp_path / "new.dfm",
+        "--calibrate",
+        pictures,
+        "--base",
+        tmp_path / "base.dfm",
+    )
+    for by, advised in ((0.02, True), (2.0, False)):
+        model = onnx.load(base)
+        head = next(tensor for tensor in model.graph.initializer if tensor.name == "head_bias")
+        moved = numpy_helper.to_array(head) + (by * (np.arange(500) % 3)).astype(np.float32)
+        head.CopyFrom(numpy_helper.from_array(moved, "head_bias"))
+        onnx.save(model, tmp_path / "new.onnx")
+        made = deltafleet(*update, *given).json()
+        assert (made["noise"] > LOST_LIMIT) == advised
+        assert ("--step" in made.get("advice", "")) == advised
 
 
 def damaged(path: Path, target: Path) -> list[Path]:
