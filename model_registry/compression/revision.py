@@ -1,8 +1,9 @@
 """A layer's new weights, near the base's: what is priced is the change, as a delta will code it.
 
-Three lattices compete: the base's codebook, that codebook with entries moved to where their weights went, and a grid; where the
-base has a grid, its step is halved as often as the price asks, so that "no change" is exact. The layer is settled on each of
-them, and the one is taken for which damage + price x the bits that the coder asks is least.
+Several lattices compete: the base's codebook, that codebook with entries moved to where their weights went (a grid of few
+levels is one, too), and a grid; where the base has a grid, its step is halved as often as the price asks or once less, so that
+"no change" is exact. The layer is settled on each, and the one is taken for which damage + price x the bits that the coder
+asks is least.
 
 Rounding with error compensation (compensation.py) makes a first choice of levels. A delta is a low-rate code, where most
 weights keep their level, and there a choice made in one pass is not the best: coordinate descent then goes over the weights
@@ -31,7 +32,7 @@ from model_registry.compression.compensation import (
 )
 from model_registry.compression.costs import ChangeCosts, Pricing
 from model_registry.compression.lattices import Codebook, Grid, Integers
-from model_registry.compression.quantization import LARGEST_LEVEL, Floats, grid_tensor
+from model_registry.compression.quantization import LARGEST_LEVEL, MAX_ENTRIES, Floats, grid_tensor
 from model_registry.contract.codecs.sections import Sink
 from model_registry.contract.codecs.tensor_coding import encode_tensor
 from model_registry.contract.entropy import COST_UNIT
@@ -126,13 +127,26 @@ def revise_bias(
 
 
 def _starts(wanted: float, rows: Doubles, before: Doubles, base: EncodedTensor) -> list[_Choice]:
-    """Nothing changed yet: on the base's codebook, on that codebook moved, or on a grid; ``before``: the base's weights."""
-    if base.encoding is not Encoding.CODEBOOK or not np.isfinite(base.scale).all():
-        return [_unchanged(_grid(wanted, rows, before, base), before)]
-    book = Codebook(np.sort(base.scale).astype(np.float64))
-    kept = _unchanged(book, before)
-    moved = _Choice(_moved(book, kept.base, rows), kept.base, kept.levels)
-    return [kept, moved, _unchanged(_grid(wanted, rows, before, base), before)]
+    """Nothing changed yet: on the base's codebook, on that codebook moved, or on grids; ``before``: the base's weights."""
+    starts = [_unchanged(grid, before) for grid in _grids(wanted, rows, before, base)]
+    entries = _entries(base)
+    if entries is None:
+        return starts
+    kept = _unchanged(Codebook(entries), before)
+    starts.append(_Choice(_moved(Codebook(entries), kept.base, rows), kept.base, kept.levels))
+    return [kept, *starts] if base.encoding is Encoding.CODEBOOK else starts
+
+
+def _entries(base: EncodedTensor) -> Doubles | None:
+    """The values that the base's weights have, in rising order, where an index of 8 bits tells them apart."""
+    if not np.isfinite(base.scale).all() or not base.values.size:
+        return None
+    if base.encoding is Encoding.CODEBOOK:
+        return np.sort(base.scale).astype(np.float64)
+    if base.encoding not in GRIDS or base.scale.size != 1:
+        return None
+    levels = np.arange(int(base.values.min()), int(base.values.max()) + 1)
+    return levels * float(base.scale[0]) if levels.size <= MAX_ENTRIES else None
 
 
 def _unchanged(lattice: Codebook | Grid, before: Doubles) -> _Choice:
@@ -140,11 +154,12 @@ def _unchanged(lattice: Codebook | Grid, before: Doubles) -> _Choice:
     return _Choice(lattice, levels, levels)
 
 
-def _grid(wanted: float, rows: Doubles, before: Doubles, base: EncodedTensor) -> Grid:
-    """The base's grid with its step halved until it is fine enough, or one of our own."""
+def _grids(wanted: float, rows: Doubles, before: Doubles, base: EncodedTensor) -> list[Grid]:
+    """The base's grid with its step halved until it is about as fine as wanted, and once less; or one of our own."""
     largest = float(max(np.abs(rows).max(initial=0), np.abs(before).max(initial=0))) or 1.0
     own = storable_step(wanted, largest)
-    return _halved(base, own, largest) or Grid(own)
+    halved = [_halved(base, step, largest) for step in (own, 2 * own)]
+    return list(dict.fromkeys(grid for grid in halved if grid)) or [Grid(own)]
 
 
 def _moved(book: Codebook, levels: Integers, rows: Doubles) -> Codebook:
@@ -262,8 +277,9 @@ def _revised(slopes: Doubles, strength: float, pricing: Pricing, levels: Integer
 def _tensor(levels: Integers, lattice: Codebook | Grid, base: EncodedTensor) -> EncodedTensor:
     if isinstance(lattice, Grid):
         return grid_tensor(base.name, levels, lattice.step)
-    places = np.argsort(base.scale, kind="stable")
-    entries = np.empty_like(base.scale)
+    # A codebook keeps its order, so that an index means the same in both.
+    places = np.argsort(base.scale, kind="stable") if base.encoding is Encoding.CODEBOOK else np.arange(lattice.entries.size)
+    entries = np.empty(places.size, np.float32)
     entries[places] = lattice.entries
     return EncodedTensor(base.name, Encoding.CODEBOOK, places[levels].astype(np.uint8), entries)
 
