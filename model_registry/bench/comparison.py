@@ -177,7 +177,7 @@ class Comparison:
         return self._made[key]
 
     def _base(self, name: str) -> Made:
-        """The version before, by default settings: below the error of a calibrated one, a small update has nothing to deliver."""
+        """The version before, by default settings: what errs less than a small update lets it be told whether that arrives."""
         key = f"{name}-base"
         if key not in self._made:
             self._made[key] = compress(self._networks[name], self._workspace / f"{key}.dfm")
