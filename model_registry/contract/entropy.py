@@ -118,7 +118,10 @@ def zigzag(values: Integers) -> npt.NDArray[np.int64]:
 def unzigzag(values: Integers) -> npt.NDArray[np.int64]:
     """The inverse of ``zigzag``."""
     wide = values.astype(np.int64)
-    return (wide >> 1) ^ -(wide & 1)
+    signs = wide & 1
+    wide >>= 1
+    wide ^= np.negative(signs, out=signs)
+    return wide
 
 
 class SymbolWriter:

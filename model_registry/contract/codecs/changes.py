@@ -154,8 +154,9 @@ class _Changes:
             )
             return predicted
         if alphabet:
-            steps = read_partitioned(source.symbols, size, contexts, alphabet=alphabet, count=count, dtype=np.int64)
-            return _from_steps(steps, predicted, alphabet, self._view.zero)
+            # Small arrays stay in the processor's cache.
+            steps = read_partitioned(source.symbols, size, contexts, alphabet=alphabet, count=count, dtype=np.int16)
+            return _from_steps(steps, predicted.astype(np.int16), alphabet, self._view.zero)
         return predicted + unzigzag(read_numbers(source.symbols, size, contexts, count))
 
     def _difference(self, difference: Integers) -> Integers:
@@ -203,15 +204,18 @@ def _to_steps(symbols: Integers, predicted: Integers, alphabet: int, zero: int) 
 
 
 def _from_steps(steps: Integers, predicted: Integers, alphabet: int, zero: int) -> Integers:
-    """The inverse of ``_to_steps``."""
+    """The inverse of ``_to_steps``, in the type of its arguments: 16 bits are enough."""
     second = _second(predicted, alphabet, zero)
-    plain = np.where((steps == 1) & (second > 0), second, np.where((steps >= 2) & (steps <= second), steps - 1, steps))
-    return (predicted + unzigzag(plain)) % alphabet
+    plain = steps - ((steps >= 2) & (steps <= second))
+    np.copyto(plain, second, where=(steps == 1) & (second > 0))
+    return (predicted + ((plain >> 1) ^ -(plain & 1))) % alphabet
 
 
 def _fold(distance: Integers, alphabet: int) -> Integers:
+    """The shorter way around, zigzag-coded; an alphabet has at most 256 symbols."""
     half = alphabet // 2
-    return zigzag((distance + half) % alphabet - half)
+    folded = (distance + half) % alphabet - half
+    return (folded << 1) ^ (folded >> 15)
 
 
 def _second(predicted: Integers, alphabet: int, zero: int) -> Integers:
