@@ -3,8 +3,9 @@
 For every linear layer two things are measured by running the float network on ONNX Runtime, without gradients, so that any
 network can be calibrated:
 
-- the *moments* E[x x^T] of the columns that its rows multiply, a constant 1 appended for the bias. An error E of the rows
-  disturbs the layer's outputs by the energy tr(E M E^T) (Optimal Brain Surgeon, Hassibi and Stork 1993);
+- the *moments* E[x x^T] of the columns that its rows multiply, a constant 1 appended for the bias, shrunk where samples are
+  few. An error E of the rows disturbs the layer's outputs by the energy tr(E M E^T) (Optimal Brain Surgeon, Hassibi and Stork
+  1993);
 - its *sensitivity*: divergence of the network's answers, in nats, for a unit of that energy, found by adding noise.
 """
 
@@ -28,6 +29,9 @@ Inputs = Mapping[str, npt.NDArray[Any]]
 Progress = Callable[[float, str], None]
 # Positions of one picture that enter the moments: neighbours say nearly the same, and pictures differ.
 POSITIONS = 160
+# Directions that few samples showed look weaker than they are elsewhere: this part of inputs / samples of the mean strength is
+# added to each (shrinkage: Ledoit and Wolf 2004).
+SHRINKAGE = 0.1
 # Noise is sized until it costs about this many nats: far above the engine's rounding, still in the quadratic range.
 AIM, LOW, HIGH = 0.012, 0.004, 0.04
 FIRST_NOISE, TRIES = 0.003, 3
@@ -61,7 +65,10 @@ def calibrate_layers(exact: Content, requests: Sequence[Inputs], *, progress: Pr
     found = {}
     for number, layer in enumerate(layers):
         progress(0.5 + 0.5 * number / len(layers), f"sensitivity of {layer.weight}")
-        found[layer.weight] = Calibrated(layer, moments[layer.weight], noise.sensitivity(layer, moments[layer.weight]))
+        # All positions of the last layer end in one answer to a picture.
+        samples = len(requests) * (1 if layer is layers[-1] else POSITIONS)
+        seen = moments[layer.weight]
+        found[layer.weight] = Calibrated(layer, shrunk(seen, samples), noise.sensitivity(layer, seen))
     return Calibration(found)
 
 
@@ -89,6 +96,16 @@ def _moment(columns: npt.NDArray[Any], generator: np.random.Generator) -> Double
     ones = np.ones((columns.shape[0], 1, columns.shape[-1]))
     extended = np.concatenate([columns.astype(np.float64), ones], axis=1)
     return np.asarray(extended @ extended.transpose(0, 2, 1) / columns.shape[-1])
+
+
+def shrunk(moments: Doubles, samples: int) -> Doubles:
+    """Moments (groups, n + 1, n + 1) drawn towards inputs that are alike and independent, the further the fewer ``samples``."""
+    size = moments.shape[-1] - 1
+    inputs = np.arange(size)
+    drawn: Doubles = moments.copy()
+    strength = moments[:, inputs, inputs]
+    drawn[:, inputs, inputs] += SHRINKAGE * size / samples * strength.mean(axis=1, keepdims=True)
+    return drawn
 
 
 class _NoiseProbe:

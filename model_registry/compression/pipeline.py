@@ -166,7 +166,8 @@ def _encode(
         else:
             own = rounded.get(name) or quantize(name, value, plain, bias=name in network.biases, share=value.size / total)
         if name in rounded:
-            updates.append(deliver(value, own, have.get(name)))
+            # A bias makes up for the errors of its weights: how far it is from its own floats tells nothing.
+            updates.append(Update(own) if name in network.biases else deliver(value, own, have.get(name)))
         else:
             updates.append(update_tensor(value, own, before.get(name), sources[name], exact=setting is None))
     return tuple(update.tensor for update in updates), lost_share(updates)

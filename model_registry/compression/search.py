@@ -53,6 +53,8 @@ MAX_DIVERGENCE = 0.01
 MAX_PICTURES = 300
 # Every third picture judges and is not calibrated on: on those that it has seen, rounding loses down to half as much.
 JUDGE_EVERY = 3
+# Whatever trained the network has seen the judges as well; on pictures that nobody saw, this much of the bound is left.
+MARGIN = 0.75
 # So many thirds of the labelled pictures are left out in turn: which few answers turn is a lottery, and each third draws anew.
 DRAWS = 3
 # Standard errors beyond which a fall is no chance: one-sided, 5 %.
@@ -67,7 +69,8 @@ def calibrate(
     """The smallest artifact that is true on up to 300 pictures of ``folder``: two of three calibrate, the third judges.
 
     Without a base: the full artifact whose answers diverge by at most 0.01 nats on average. With one: the delta that loses at
-    most the share ``max_lost`` of the update, counted above the *noise*: what the base's encoding of untouched tensors costs.
+    most the share ``max_lost`` of the update, here a quarter less so that it holds elsewhere, counted above the *noise*: what
+    the base's encoding of untouched tensors costs.
     Where that takes a tenth of a full artifact, because a coarse base errs more than the update brings, noise is what
     compressing the new network like the base's line loses anyway. Where the base answers another question (other classes,
     other input), the bound is 0.01 nats.
@@ -89,16 +92,16 @@ def calibrate(
     update = divergences(base) if base is not None and _comparable(base, network) else np.zeros(2)
     if base is None or not update.all():
         return trials.smallest(lambda content: Damage.certain(max(divergences(content))), MAX_DIVERGENCE)
-    noise, like = divergences(_kept(network, base)), _like(base)
+    bound, noise, like = MARGIN * max_lost, divergences(_kept(network, base)), _like(base)
 
     def share(content: Content) -> Damage:
         missing = np.maximum(divergences(content) - noise, 0)
-        return Damage.certain(float((missing / np.maximum(update - noise, max_lost * update)).max()))
+        return Damage.certain(float((missing / np.maximum(update - noise, bound * update)).max()))
 
-    found = trials.smallest(share, max_lost)
+    found = trials.smallest(share, bound)
     if REPAIRS * found.bytes > len(encode_full(base)):
         noise = np.maximum(noise, divergences(compress(network, _setting_like(like, measured))))
-        found = trials.smallest(share, max_lost)
+        found = trials.smallest(share, bound)
     lost = float((divergences(found.content) / update)[0])
     outcome = {"lost": round(lost, 4), "noise": round(min(float((noise / update)[0]), lost), 4), "like": like}
     return replace(found, content=_with_outcome(found.content, outcome))

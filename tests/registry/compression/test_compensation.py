@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from model_registry.compression.calibration import Calibrated, energy
+from model_registry.compression.calibration import Calibrated, energy, shrunk
 from model_registry.compression.compensation import Rounded, round_layer
 from model_registry.models.linear_layers import LinearLayer
 
@@ -76,3 +76,14 @@ def test_the_same_layer_gives_the_same_levels() -> None:
     first, second = (round_layer(rows, np.zeros((1, 16)), calibrated, 1e-4) for _ in range(2))
     assert np.array_equal(first.levels, second.levels)
     assert first.step == second.step
+
+
+def test_few_samples_draw_moments_towards_independent_inputs_and_many_leave_them() -> None:
+    m = moments(correlated(40))
+    assert np.allclose(shrunk(m, 10**9), m)
+    drawn = shrunk(m, 40)
+    inputs = np.arange(40)
+    added = np.zeros_like(m)
+    added[:, inputs, inputs] = 0.1 * m[:, inputs, inputs].mean()
+    assert np.allclose(drawn - m, added)
+    assert np.linalg.cond(drawn[0]) < np.linalg.cond(m[0])
