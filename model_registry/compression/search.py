@@ -121,9 +121,10 @@ def _kept(network: SourceNetwork, base: Content) -> Content:
 
 def _like(base: Content) -> dict[str, Any]:
     """How coarse the line of models is: the setting of the release that had no base; nothing where codebooks were kept."""
-    if any(tensor.encoding is Encoding.CODEBOOK for tensor in base.tensors):
-        return {}
     recipe = base.manifest.lineage.recipe
+    # In a later release codebooks may be grids that moved: what the line was told to be like is in its lineage.
+    if "like" not in recipe and any(tensor.encoding is Encoding.CODEBOOK for tensor in base.tensors):
+        return {}
     like = recipe.get("like", recipe)
     return {key: like[key] for key in ("price", "step", "codebooks") if key in like} if isinstance(like, dict) else {}
 

@@ -15,9 +15,11 @@ from model_registry.compression.pipeline import SourceNetwork, read_network
 from model_registry.compression.quantization import Setting
 from model_registry.compression.recipe import Recipe
 from model_registry.compression.updates import LOST_LIMIT
+from model_registry.contract.content import Content
 from model_registry.contract.delta import Codec, apply_delta
 from model_registry.contract.errors import MalformedArtifact, ManifestRefused
 from model_registry.contract.full import encode_full
+from model_registry.contract.tensors import EncodedTensor, Encoding
 from model_registry.deltas import make_delta
 from model_registry.models.evaluation import Sample, all_logits, content_engine, read_picture
 from tests.registry.networks import SMALL, foreign_onnx
@@ -122,6 +124,28 @@ def test_a_coarse_base_is_not_mended_by_the_delta_and_the_next_release_knows_how
     # Errors do not build up: the second release after it is measured like the first.
     after = search.calibrate(retrained(new, 0.02), folder, base=found.content, progress=quiet)
     assert after.content.manifest.lineage.recipe["like"] == recipe["like"] == {"step": 1.2, "codebooks": False}
+
+
+def test_a_release_whose_grids_moved_like_codebooks_still_knows_how_coarse_its_line_is(
+    network: SourceNetwork, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search, "REPAIRS", 100)
+    coarse = pipeline.compress(network, Setting(step=1.2, keep_codebooks=False))
+    second = search.calibrate(retrained(network, 0.02), folder, base=coarse, progress=quiet).content
+    moved = tuple(as_codebook(tensor) for tensor in second.tensors)
+    assert any(tensor.encoding is Encoding.CODEBOOK for tensor in moved)
+    base = Content(second.manifest, second.graph, moved)
+    third = search.calibrate(retrained(network, 0.04), folder, base=base, progress=quiet)
+    assert third.content.manifest.lineage.recipe["like"] == {"step": 1.2, "codebooks": False}
+
+
+def as_codebook(tensor: EncodedTensor) -> EncodedTensor:
+    """The same weights, told by an index."""
+    entries = np.unique(tensor.dequantize())
+    if len(tensor.shape) < 2 or entries.size > 256:
+        return tensor
+    indices = np.searchsorted(entries, tensor.dequantize()).astype(np.uint8)
+    return EncodedTensor(tensor.name, Encoding.CODEBOOK, indices, entries)
 
 
 def test_a_base_with_other_classes_is_no_measure_of_loss(tmp_path: Path, network: SourceNetwork, folder: Path) -> None:
