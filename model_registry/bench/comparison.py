@@ -97,7 +97,7 @@ class Comparison:
         self._networks, self._splits, self._trainings = networks, splits, trainings
         self._workspace, self._progress = workspace, progress
         self._peers = [peer for peer in peers if _version(peer) is not None]
-        self._made: dict[str, Made] = {}
+        self._made: dict[tuple[str | Path, ...], Made] = {}
         self._folders: dict[str, Path] = {}
         self._judges: dict[str, Judge] = {}
 
@@ -124,7 +124,8 @@ class Comparison:
 
     def _update(self, scenario: Update) -> Row:
         self._progress(scenario.name, 0.0, "compressing")
-        base = self._base(scenario.base)
+        # By default settings: what errs less than a small update lets it be told whether that arrives.
+        base = self._compressed(scenario.base)
         made = self._successor(scenario, base)
         before, after = base.content(), made.content()
         exact_before, exact_after = (self._exact(name).content() for name in (scenario.base, scenario.network))
@@ -166,21 +167,18 @@ class Comparison:
         return codings, tuple(failed)
 
     def _first(self, scenario: FirstVersion) -> Made:
-        key = f"{scenario.network}-{scenario.max_drop}"
-        if key not in self._made:
-            pictures = self._pictures(scenario.network)
-            if scenario.max_drop is None:
-                options: list[str | Path] = ["--calibrate", self._folder(pictures, "teaching")]
-            else:
-                options = ["--calibrate", self._folder(pictures, "all pictures"), "--max-drop", str(scenario.max_drop)]
-            self._made[key] = compress(self._networks[scenario.network], self._workspace / f"{key}.dfm", *options)
-        return self._made[key]
+        pictures = self._pictures(scenario.network)
+        if scenario.max_drop is None:
+            return self._compressed(scenario.network, "--calibrate", self._folder(pictures, "teaching"))
+        labelled = self._folder(pictures, "all pictures")
+        return self._compressed(scenario.network, "--calibrate", labelled, "--max-drop", str(scenario.max_drop))
 
-    def _base(self, name: str) -> Made:
-        """The version before, by default settings: what errs less than a small update lets it be told whether that arrives."""
-        key = f"{name}-base"
+    def _compressed(self, name: str, *options: str | Path) -> Made:
+        """The network's artifact without a base, made once."""
+        key = (name, *options)
         if key not in self._made:
-            self._made[key] = compress(self._networks[name], self._workspace / f"{key}.dfm")
+            path = self._workspace / f"{len(self._made)}-{name}.dfm"
+            self._made[key] = compress(self._networks[name], path, *options)
         return self._made[key]
 
     def _successor(self, scenario: Update, base: Made) -> Made:
@@ -189,10 +187,7 @@ class Comparison:
         return compress(self._networks[scenario.network], self._workspace / f"update-{scenario.name}.dfm", *options)
 
     def _exact(self, name: str) -> Made:
-        key = f"{name}-exact"
-        if key not in self._made:
-            self._made[key] = compress(self._networks[name], self._workspace / f"{key}.dfm", "--lossless")
-        return self._made[key]
+        return self._compressed(name, "--lossless")
 
     def _float(self, name: str) -> Content:
         return content_of(self._networks[name], Recipe())[0]

@@ -82,8 +82,8 @@ class _Target:
 
     def damage(self, weights: Doubles, bias: Doubles) -> float:
         """Energy of the disturbance that is left, all groups together."""
-        pairs = [(self._errors(g, weights[g], bias[g]), self.slopes(g, weights[g], bias[g])) for g in range(len(self.factors))]
-        return sum(float(np.vdot(errors, slopes)) for errors, slopes in pairs)
+        errors = [self._errors(group, weights[group], bias[group]) for group in range(len(self.factors))]
+        return sum(float(np.vdot(own, own @ factor.moments)) for own, factor in zip(errors, self.factors, strict=True))
 
     def _errors(self, group: int, weights: Doubles, bias: Doubles) -> Doubles:
         return np.concatenate([self.rows[group] - weights, (self.bias[group] - bias)[:, np.newaxis]], axis=1)
@@ -132,8 +132,9 @@ def _starts(wanted: float, rows: Doubles, before: Doubles, base: EncodedTensor) 
     entries = _entries(base)
     if entries is None:
         return starts
-    kept = _unchanged(Codebook(entries), before)
-    starts.append(_Choice(_moved(Codebook(entries), kept.base, rows), kept.base, kept.levels))
+    book = Codebook(entries)
+    kept = _unchanged(book, before)
+    starts.append(replace(kept, lattice=_moved(book, kept.base, rows)))
     return [kept, *starts] if base.encoding is Encoding.CODEBOOK else starts
 
 
