@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import chain
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import constriction
 import numpy as np
@@ -30,6 +30,7 @@ import numpy.typing as npt
 from model_registry.contract.errors import MalformedArtifact
 
 Integers = npt.NDArray[np.integer[Any]]
+Signed = TypeVar("Signed", bound=np.signedinteger[Any])
 AnsCoder = constriction.stream.stack.AnsCoder
 Categorical = constriction.stream.model.Categorical
 Uniform = constriction.stream.model.Uniform
@@ -39,7 +40,9 @@ TOTAL = 1 << PRECISION_BITS
 MAX_ALPHABET = 4096
 MAX_BITS = 16
 # The coder answers in int32: decoding piecewise keeps that copy small beside the tensor it fills.
-CHUNK = 1 << 18
+CHUNK = 1 << 16
+# A step through the symbols is often mispredicted, so it costs as much as so many halvings.
+STEPS_A_HALVING = 8
 
 # A weight is coded as a token: floating-point-like levels with 0 to 3 bits of mantissa, below 2^24.
 WEIGHT_BITS = 24
@@ -73,7 +76,12 @@ class Table:
 
     def model(self) -> Any:
         """The coder's model of these frequencies."""
-        return Categorical((self.frequencies - 1).astype(np.float32), perfect=False)
+        return Categorical((self.frequencies - 1).astype(np.float32), perfect=False, lazy=self._is_steep())
+
+    def _is_steep(self) -> bool:
+        """Whether going through the symbols from 0 on finds them faster than halving does, which is all that it changes."""
+        count = self.frequencies.size
+        return int(self.frequencies @ np.arange(count)) * STEPS_A_HALVING < TOTAL * count.bit_length()
 
 
 @cache
@@ -115,13 +123,12 @@ def zigzag(values: Integers) -> npt.NDArray[np.int64]:
     return (wide << 1) ^ (wide >> 63)
 
 
-def unzigzag(values: Integers) -> npt.NDArray[np.int64]:
-    """The inverse of ``zigzag``."""
-    wide = values.astype(np.int64)
-    signs = wide & 1
-    wide >>= 1
-    wide ^= np.negative(signs, out=signs)
-    return wide
+def unzigzag(values: npt.NDArray[Signed]) -> npt.NDArray[Signed]:
+    """The inverse of ``zigzag``, in the type of its argument."""
+    signs = values & 1
+    halves: npt.NDArray[Signed] = np.right_shift(values, 1)
+    np.bitwise_xor(halves, np.negative(signs, out=signs), out=halves)
+    return halves
 
 
 class SymbolWriter:
@@ -318,8 +325,10 @@ class SymbolReader:
             raise MalformedArtifact("the symbol stream does not end where its symbols do")
 
     def _decode(self, model: Any, count: int, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
-        values = np.empty(count, dtype)
         with CoderRefusals():
+            if count <= CHUNK:
+                return self._coder.decode(model, count).astype(dtype)  # type: ignore[no-any-return]
+            values = np.empty(count, dtype)
             for start in range(0, count, CHUNK):
                 size = min(CHUNK, count - start)
                 values[start : start + size] = self._coder.decode(model, size)

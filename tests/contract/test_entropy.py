@@ -11,6 +11,8 @@ from model_registry.contract.codecs.numbers import read_numbers, write_numbers
 from model_registry.contract.entropy import (
     MAX_TABLES,
     TOTAL,
+    AnsCoder,
+    Categorical,
     CoderRefusals,
     SymbolReader,
     SymbolWriter,
@@ -94,6 +96,17 @@ def test_partitions_with_the_same_statistics_share_one_table() -> None:
         many.partition(draw, 256)
     one.partition(np.concatenate(draws), 256)
     assert len(many.finish()) < len(one.finish()) + 40
+
+
+@given(st.lists(st.integers(0, 2**24 - 1), min_size=2, max_size=300), st.integers(0, 2**32 - 1))
+def test_a_table_says_the_same_whichever_way_the_coder_searches_it(weights: list[int], seed: int) -> None:
+    frequencies = (Table.from_weights(np.array(weights)).frequencies - 1).astype(np.float32)
+    halving, stepping = (Categorical(frequencies, perfect=False, lazy=lazy) for lazy in (False, True))
+    symbols = np.random.default_rng(seed).integers(0, len(weights), 200).astype(np.int32)
+    coder = AnsCoder()
+    coder.encode_reverse(symbols, halving)
+    assert coder.decode(stepping, symbols.size).tolist() == symbols.tolist()
+    assert coder.is_empty()
 
 
 def test_more_different_partitions_than_tables_still_round_trip() -> None:

@@ -16,6 +16,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -35,7 +36,7 @@ from model_registry.contract.entropy import unzigzag, zigzag
 from model_registry.contract.errors import MalformedArtifact, UnsupportedArtifact
 from model_registry.contract.tensors import EncodedTensor
 
-Integers = npt.NDArray[np.int64]
+Integers = npt.NDArray[np.integer[Any]]
 
 FIRST_NUMBER = 32
 ACTIVITY_ALPHABET = 33
@@ -150,13 +151,14 @@ class _Changes:
             flags = read_partitioned(source.symbols, size, contexts, alphabet=2, count=count, dtype=np.bool_)
             kinds = self._prediction.kind(predicted, part)[flags]
             predicted[flags] = read_partitioned(
-                source.symbols, kinds.size, kinds, alphabet=alphabet, count=self._prediction.kinds, dtype=np.int64
+                source.symbols, kinds.size, kinds, alphabet=alphabet, count=self._prediction.kinds, dtype=np.uint8
             )
             return predicted
         if alphabet:
-            # Small arrays stay in the processor's cache.
-            steps = read_partitioned(source.symbols, size, contexts, alphabet=alphabet, count=count, dtype=np.int16)
-            return _from_steps(steps, predicted.astype(np.int16), alphabet, self._view.zero)
+            steps = read_partitioned(source.symbols, size, contexts, alphabet=alphabet, count=count, dtype=np.uint8)
+            moved = np.flatnonzero(steps)
+            predicted[moved] = _from_steps(steps[moved], predicted[moved], alphabet, self._view.zero)
+            return predicted
         return predicted + unzigzag(read_numbers(source.symbols, size, contexts, count))
 
     def _difference(self, difference: Integers) -> Integers:
@@ -167,17 +169,24 @@ class _Changes:
         kinds = self._prediction.kind(predicted, part)
         if not self._activity:
             return kinds, self._prediction.kinds
-        activity = self._spread_out(self._crossings(), part)
-        contexts = np.where(activity >= 0, activity * self._prediction.kinds + kinds, -1)
+        contexts = self._spread_out(self._crossings(), part)
+        idle = contexts < 0
+        contexts += kinds
+        contexts[idle] = -1
         return contexts, (MAX_ACTIVITY + 1) * self._prediction.kinds
 
     def _crossings(self) -> Integers:
-        """Of every row, or every crossing of a row and a column, the sum of the activities; -1 where one of them is 0."""
-        rows, *columns = self._activity
+        """Of every row, or every crossing of a row and a column, the first of its contexts; -1 where nothing changes.
+
+        The sum of the activities tells the context.
+        """
+        rows, *columns = (activity.astype(np.int16) for activity in self._activity)
         sums, active = rows, rows > 0
         for column in columns:
             sums, active = rows[:, np.newaxis] + column, active[:, np.newaxis] & (column > 0)
-        return np.where(active, np.minimum(sums, MAX_ACTIVITY), -1).ravel()
+        return (
+            np.where(active, np.minimum(sums, MAX_ACTIVITY) * self._prediction.kinds, -1).astype(np.int16, copy=False).ravel()
+        )
 
     def _spread_out(self, crossings: Integers, part: slice) -> Integers:
         """A number for each crossing as a number for each value of a block."""
@@ -199,12 +208,14 @@ class _Changes:
 
 def _to_steps(symbols: Integers, predicted: Integers, alphabet: int, zero: int) -> Integers:
     """Steps around the alphabet, zigzag-coded; the step to ``zero`` (if there is one) comes second."""
+    symbols, predicted = symbols.astype(np.int16), predicted.astype(np.int16)
     steps, second = _fold(symbols - predicted, alphabet), _second(predicted, alphabet, zero)
     return np.where((steps == second) & (second > 0), 1, np.where((steps >= 1) & (steps < second), steps + 1, steps))
 
 
 def _from_steps(steps: Integers, predicted: Integers, alphabet: int, zero: int) -> Integers:
-    """The inverse of ``_to_steps``, in the type of its arguments: 16 bits are enough."""
+    """The inverse of ``_to_steps``."""
+    steps, predicted = steps.astype(np.int16), predicted.astype(np.int16)
     second = _second(predicted, alphabet, zero)
     plain = steps - ((steps >= 2) & (steps <= second))
     np.copyto(plain, second, where=(steps == 1) & (second > 0))

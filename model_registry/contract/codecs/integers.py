@@ -38,7 +38,13 @@ def _turned(bits: npt.NDArray[np.signedinteger[Any]], width: int) -> npt.NDArray
     return mask
 
 
-def signed(differences: npt.NDArray[np.int64], width: int) -> npt.NDArray[np.int64]:
+def look_up(table: npt.NDArray[np.uint8], places: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """``table[places]`` for at most 256 entries. Indexing would first widen every place to 64 bits."""
+    found = bytearray(places.data).translate(table.tobytes().ljust(256, b"\0"))
+    return np.frombuffer(found, np.uint8).reshape(places.shape)
+
+
+def signed(differences: Array, width: int) -> Array:
     """Differences modulo 2^width as numbers from -2^(width-1) to 2^(width-1) - 1."""
     half = 1 << (width - 1)
     return ((differences + half) & ((1 << width) - 1)) - half
@@ -73,6 +79,13 @@ class IntegerView:
         return self.encoding.dtype.itemsize * 8
 
     @property
+    def dtype(self) -> np.dtype[np.integer[Any]]:
+        """A type for the integers; where they are no symbols, for sums of two as well. Large arrays cost by their bytes."""
+        if self.alphabet is not None:
+            return np.dtype(np.uint8)
+        return np.dtype(np.int64 if self.encoding is Encoding.FLOAT32 else np.int32)
+
+    @property
     def zero(self) -> int:
         """The integer of the weight 0; -1 when a codebook has no such entry."""
         match self.encoding:
@@ -101,7 +114,7 @@ class IntegerView:
         """Symbols as uint8 where there is an alphabet, otherwise int64."""
         match self.encoding:
             case Encoding.CODEBOOK:
-                return self._ranks[values]
+                return look_up(self._ranks, values)
             case Encoding.GRID8:
                 return np.bitwise_xor(values.view(np.uint8), np.uint8(128))
             case Encoding.GRID16:
@@ -109,7 +122,7 @@ class IntegerView:
             case Encoding.FLOAT32 | Encoding.FLOAT16:
                 return ordered(values)
 
-    def exponents(self, integers: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    def exponents(self, integers: Array) -> Array:
         """The exponent fields of floats given as ordered integers."""
         sign = 1 << (self.width - 1)
         magnitudes = np.where(integers & sign, integers ^ sign, sign - 1 - integers)
@@ -119,7 +132,7 @@ class IntegerView:
         """The inverse of ``integers``."""
         match self.encoding:
             case Encoding.CODEBOOK:
-                return self.entries[integers]
+                return look_up(self.entries, integers.astype(np.uint8, copy=False))
             case Encoding.GRID8:
                 return np.bitwise_xor(integers.astype(np.uint8), np.uint8(128)).view(np.int8)
             case Encoding.GRID16:

@@ -15,48 +15,50 @@ import numpy.typing as npt
 
 from model_registry.contract.entropy import MAX_BITS, Integers, SymbolReader, SymbolWriter
 
+Numbers = npt.NDArray[np.signedinteger[Any]]
+
 DIRECT = 16
 MAX_LENGTH = 32
-FEW_CONTEXTS = 17
+# Up to so many contexts are searched for one by one; sorting takes as long as some searches.
+FEW_CONTEXTS = 5
 BLOCK = 1 << 20
 ALPHABET = DIRECT + 4 * (MAX_LENGTH - 4)
 
 
 def write_partitioned(writer: SymbolWriter, symbols: Integers, contexts: Integers | None, *, alphabet: int, count: int) -> None:
-    """Symbols in one group for each context 0..count-1 that occurs, in that order."""
-    for group in _groups(contexts, count):
-        writer.partition(symbols[group], alphabet)
+    """Symbols in one group for each context 0..count-1 that occurs, in that order; contexts below 0 are left out."""
+    order, sizes = _grouped(symbols.size, contexts, count)
+    for group in np.split(symbols[order], np.cumsum(sizes)[:-1]):
+        writer.partition(group, alphabet)
 
 
 def read_partitioned(
     reader: SymbolReader, size: int, contexts: Integers | None, *, alphabet: int, count: int, dtype: npt.DTypeLike
 ) -> npt.NDArray[Any]:
     """The inverse of ``write_partitioned``."""
+    order, sizes = _grouped(size, contexts, count)
     symbols = np.zeros(size, dtype)
-    for group in _groups(contexts, count):
-        length = size if isinstance(group, slice) else group.size
-        symbols[group] = reader.partition(length, alphabet, dtype)
+    if sizes:
+        symbols[order] = np.concatenate([reader.partition(length, alphabet, dtype) for length in sizes])
     return symbols
 
 
-def _groups(contexts: Integers | None, count: int) -> Iterator[slice | npt.NDArray[np.intp]]:
-    """The places of every context that occurs; those below 0 are left out."""
+def _grouped(size: int, contexts: Integers | None, count: int) -> tuple[slice | npt.NDArray[np.intp], list[int]]:
+    """The places of all contexts, one context after the other, and how many places each that occurs has."""
     if contexts is None:
-        yield slice(None)
-        return
-    small = (contexts + 1).astype(np.uint8 if count < 256 else np.uint16, copy=False)
+        return slice(None), [size]
     if count <= FEW_CONTEXTS:
-        places = (np.flatnonzero(small == context) for context in range(1, count + 1))
-        yield from (group for group in places if group.size)
-        return
-    sizes = np.bincount(small, minlength=count + 1)
-    occurring = np.flatnonzero(sizes[1:]) + 1
-    if occurring.size <= FEW_CONTEXTS:
-        yield from (np.flatnonzero(small == context) for context in occurring)
-        return
-    # Sorting small integers takes as long as some searches.
-    order, bounds = np.argsort(small, kind="stable"), np.cumsum(sizes)
-    yield from (order[bounds[context - 1] : bounds[context]] for context in occurring)
+        groups = [np.flatnonzero(contexts == context) for context in range(count)]
+        return np.concatenate(groups), [group.size for group in groups if group.size]
+    small = (contexts + 1).astype(np.uint8 if count < 256 else np.uint16, copy=False)
+    left_out = size - np.count_nonzero(small)
+    if 2 * left_out > size:
+        active = np.flatnonzero(small)
+        order = active[np.argsort(small[active], kind="stable")]
+    else:
+        order = np.argsort(small, kind="stable")[left_out:]
+    bounds = np.searchsorted(small[order], np.arange(1, count + 2))
+    return order, [places for places in np.diff(bounds).tolist() if places]
 
 
 def write_numbers(writer: SymbolWriter, numbers: Integers, contexts: Integers | None = None, count: int = 1) -> None:
@@ -65,12 +67,12 @@ def write_numbers(writer: SymbolWriter, numbers: Integers, contexts: Integers | 
         _write_block(writer, numbers[part].astype(np.int64), None if contexts is None else contexts[part], count)
 
 
-def read_numbers(reader: SymbolReader, size: int, contexts: Integers | None = None, count: int = 1) -> npt.NDArray[np.int64]:
+def read_numbers(reader: SymbolReader, size: int, contexts: Integers | None = None, count: int = 1) -> Numbers:
     """The inverse of ``write_numbers``."""
-    numbers = np.empty(size, np.int64)
-    for part in blocks(size):
-        numbers[part] = _read_block(reader, part.stop - part.start, None if contexts is None else contexts[part], count)
-    return numbers
+    if size <= BLOCK:
+        return _read_block(reader, size, contexts, count)
+    read = [_read_block(reader, p.stop - p.start, None if contexts is None else contexts[p], count) for p in blocks(size)]
+    return np.concatenate(read)
 
 
 def blocks(size: int) -> Iterator[slice]:
@@ -85,10 +87,10 @@ def _write_block(writer: SymbolWriter, numbers: npt.NDArray[np.int64], contexts:
     _write_remainders(writer, numbers, widths)
 
 
-def _read_block(reader: SymbolReader, size: int, contexts: Integers | None, count: int) -> npt.NDArray[np.int64]:
-    tokens = read_partitioned(reader, size, contexts, alphabet=ALPHABET, count=count, dtype=np.int64)
+def _read_block(reader: SymbolReader, size: int, contexts: Integers | None, count: int) -> Numbers:
+    tokens = read_partitioned(reader, size, contexts, alphabet=ALPHABET, count=count, dtype=np.uint8)
     numbers, long, widths = numbers_of(tokens)
-    numbers[long] |= _read_remainders(reader, widths)
+    numbers[long] |= _read_remainders(reader, widths).astype(numbers.dtype, copy=False)
     return numbers
 
 
@@ -99,13 +101,19 @@ def tokens_of(numbers: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], np
     return np.where(numbers < DIRECT, numbers, DIRECT + 4 * (lengths - 5) + ((numbers >> widths) & 3)), widths
 
 
-def numbers_of(tokens: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.intp], npt.NDArray[np.int64]]:
-    """Numbers with their open bits 0 (in place of the tokens), which of them have open bits, and how many each of these."""
+def numbers_of(tokens: npt.NDArray[np.uint8]) -> tuple[Numbers, npt.NDArray[np.intp], npt.NDArray[np.int64]]:
+    """Numbers with their open bits 0, which of them have open bits, and how many each of these."""
     long = np.flatnonzero(tokens >= DIRECT)
-    found = tokens[long]
+    found = tokens[long].astype(np.int64)
     widths = (found >> 2) - 2
-    tokens[long] = (4 + (found & 3)) << widths
-    return tokens, long, widths
+    numbers: Numbers = tokens.astype(_type_for(int(widths.max(initial=0))))
+    numbers[long] = (4 + (found & 3)) << widths
+    return numbers, long, widths
+
+
+def _type_for(width: int) -> type[np.signedinteger[Any]]:
+    """A type for numbers with up to ``width`` open bits that leaves room to add two of them."""
+    return np.int16 if width <= 11 else np.int32 if width <= 27 else np.int64
 
 
 def _write_remainders(writer: SymbolWriter, numbers: Integers, widths: Integers) -> None:

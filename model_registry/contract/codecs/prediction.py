@@ -9,12 +9,15 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from model_registry.contract.codecs.integers import Array, IntegerView
+from model_registry.contract.codecs.integers import Array, IntegerView, look_up
 from model_registry.contract.tensors import EncodedTensor, Encoding
+
+Integers = npt.NDArray[np.integer[Any]]
 
 # Contexts of floats: so many binary orders of magnitude below the block's largest are told apart.
 EXPONENTS = 16
@@ -35,7 +38,7 @@ class Prediction:
     aligned: Array
     known: npt.NDArray[np.bool_] | None
     row_size: int
-    table: npt.NDArray[np.int64] | None = None
+    table: Array | None = None
 
     @property
     def kinds(self) -> int:
@@ -48,39 +51,46 @@ class Prediction:
             case Encoding.FLOAT32 | Encoding.FLOAT16:
                 return EXPONENTS + 1
 
-    def integers(self, part: slice) -> npt.NDArray[np.int64]:
-        """The predicted integers of a block."""
+    def integers(self, part: slice) -> Integers:
+        """The predicted integers of a block, as ``new.dtype``."""
         values = self.aligned[part]
-        predicted = self._predicted(values, part.start) if self.table is None else self.table[values]
-        return predicted if self.known is None else np.where(self.known[part], predicted, max(self.new.zero, 0))
+        predicted = self._predicted(values, part.start) if self.table is None else self._tabled(self.table, values)
+        if self.known is not None:
+            predicted[~self.known[part]] = max(self.new.zero, 0)
+        return predicted
 
-    def _predicted(self, values: Array, start: int) -> npt.NDArray[np.int64]:
+    def _tabled(self, table: Array, values: npt.NDArray[np.uint8]) -> Integers:
+        return look_up(table, values) if self.new.alphabet else table[values]
+
+    def _predicted(self, values: Array, start: int) -> Integers:
         if self.old is None:
-            return self._nearest(values, start)
-        predicted = self.old.integers(values).astype(np.int64)
+            return self._nearest(values, start).astype(self.new.dtype, copy=False)
+        predicted = self.old.integers(values).astype(self.new.dtype)
         return np.minimum(predicted, self.new.alphabet - 1) if self.new.alphabet else predicted
 
     def tabled(self, values: Array) -> Prediction:
         """The same for ``values`` of one byte; ``aligned`` lists the 256 they can have, and all rows are predicted alike."""
         return replace(self, aligned=values, table=self._predicted(self.aligned, 0))
 
-    def kind(self, predicted: npt.NDArray[np.int64], part: slice) -> npt.NDArray[np.int64]:
+    def kind(self, predicted: Integers, part: slice) -> npt.NDArray[np.uint8]:
         """Context of every value; the last one is that of values which the base does not have.
 
         Grids: is the predicted weight zero? Codebooks: that, and how wide the entry's cell is, because a weight leaves a narrow
         cell more easily. Floats: how far the exponent is below the block's largest, because updates are of one size.
         """
         if self.new.encoding is Encoding.CODEBOOK:
-            kinds = self._widths[predicted]
+            kinds = look_up(self._widths, predicted.astype(np.uint8, copy=False))
         elif self.new.is_integer:
             kinds = (predicted == self.new.zero).view(np.uint8)
         else:
             exponents = self.new.exponents(predicted)
-            kinds = np.minimum(exponents.max(initial=0) - exponents, EXPONENTS - 1)
-        return kinds if self.known is None else np.where(self.known[part], kinds, self.kinds - 1)
+            kinds = np.minimum(exponents.max(initial=0) - exponents, EXPONENTS - 1).astype(np.uint8)
+        if self.known is not None:
+            kinds[~self.known[part]] = self.kinds - 1
+        return kinds
 
     @cached_property
-    def _widths(self) -> npt.NDArray[np.int64]:
+    def _widths(self) -> npt.NDArray[np.uint8]:
         """For every rank of a codebook, by how many half octaves its cell is narrower than the widest; zero stands apart."""
         levels = self.new.scale[self.new.entries].astype(np.float64)
         with np.errstate(all="ignore"):
@@ -88,7 +98,7 @@ class Prediction:
             cells = gaps[:-1] + gaps[1:]
             half_octaves = np.frexp(np.where(np.isfinite(cells), cells * cells, 0))[1].astype(np.int64)
         widths = np.minimum(half_octaves.max() - half_octaves, WIDTHS - 1)
-        return np.where(np.arange(widths.size) == self.new.zero, WIDTHS, widths)
+        return np.where(np.arange(widths.size) == self.new.zero, WIDTHS, widths).astype(np.uint8)
 
     def _nearest(self, weights: npt.NDArray[np.float32], start: int) -> npt.NDArray[np.int64]:
         """The integer of the nearest weight, by double precision operations that IEEE 754 rounds in one way only."""
