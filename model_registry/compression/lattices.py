@@ -9,6 +9,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from model_registry.compression.quantization import LARGEST_LEVEL
+
 Doubles = npt.NDArray[np.floating[Any]]
 Integers = npt.NDArray[np.int64]
 # Entries of a codebook are told apart by so many half octaves of the width of their cell (contract/codecs/prediction.py).
@@ -39,7 +41,7 @@ class Lattice(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """Multiples of ``step``; the kinds are "not zero" and "zero"."""
+    """Multiples of ``step`` that 16 bits number; the kinds are "not zero" and "zero"."""
 
     step: float
     kinds: int = 2
@@ -49,10 +51,10 @@ class Grid:
         return levels * self.step
 
     def nearest(self, values: Doubles) -> Integers:
-        return np.asarray(np.rint(values / self.step), np.int64)
+        return np.asarray(np.clip(np.rint(values / self.step), -LARGEST_LEVEL, LARGEST_LEVEL), np.int64)
 
     def neighbours(self, values: Doubles) -> tuple[Integers, Integers]:
-        below = np.asarray(np.floor(values / self.step), np.int64)
+        below = np.asarray(np.clip(np.floor(values / self.step), -LARGEST_LEVEL, LARGEST_LEVEL - 1), np.int64)
         return below, below + 1
 
     def kind(self, levels: Integers) -> Integers:

@@ -103,8 +103,11 @@ def on_grid(name: str, values: Floats, step: float) -> EncodedTensor:
 
 
 def grid_tensor(name: str, levels: npt.NDArray[Any], step: float) -> EncodedTensor:
-    """Whole ``levels`` of at most 32,767 as a tensor of 8 or 16 bits, whichever holds them."""
-    encoding = Encoding.GRID16 if levels.size and np.abs(levels).max() > 127 else Encoding.GRID8
+    """Whole ``levels`` as a tensor of 8 or 16 bits, whichever holds them. Raises ValueError for a level beyond 32,767."""
+    largest = int(np.abs(levels).max(initial=0))
+    if largest > LARGEST_LEVEL:
+        raise ValueError(f"{name}: a level of {largest} has no place in 16 bits")
+    encoding = Encoding.GRID16 if largest > 127 else Encoding.GRID8
     return EncodedTensor(name, encoding, levels.astype(encoding.dtype), np.array([step], np.float32))
 
 

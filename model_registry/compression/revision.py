@@ -13,6 +13,8 @@ base's grid of biases.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -41,6 +43,8 @@ from model_registry.models.linear_layers import LinearLayer
 
 Doubles = npt.NDArray[np.floating[Any]]
 SWEEPS = 4
+# What float32 tells apart: where nothing depends on a layer, no step would be too coarse.
+MAX_DOUBLINGS = 24
 GRIDS = (Encoding.GRID8, Encoding.GRID16)
 
 
@@ -59,18 +63,25 @@ class _Choice:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Target:
-    """The layer as it should be: ``rows`` (groups, outputs, inputs) and ``bias`` (groups, outputs); ``price`` of energy."""
+    """The layer as it should be: ``rows`` (groups, outputs, inputs) and ``bias`` (groups, outputs); ``price`` of energy.
 
+    ``bias_shape`` is None where it has no bias; then ``bias`` is zero.
+    """
+
+    layer: LinearLayer
     rows: Doubles
     bias: Doubles
+    bias_shape: tuple[int, ...] | None
     factors: list[Factor]
     price: float
 
     @classmethod
     def of(cls, calibrated: Calibrated, weight: Floats, bias: Floats | None, price: float) -> _Target:
-        rows = calibrated.layer.rows(weight.astype(np.float64))
+        layer, factors = calibrated.layer, [Factor.of(moments) for moments in calibrated.moments]
+        rows = layer.rows(weight.astype(np.float64))
         wanted = np.zeros(rows.shape[:2]) if bias is None else bias.astype(np.float64).reshape(rows.shape[:2])
-        return cls(rows, wanted, [Factor.of(moments) for moments in calibrated.moments], energy_price(calibrated, price))
+        shape = None if bias is None else bias.shape
+        return cls(layer, rows, wanted, shape, factors, energy_price(calibrated, price))
 
     def pricing(self, choice: _Choice) -> Pricing:
         """A bit's cost under the changes that ``choice`` makes."""
@@ -101,15 +112,14 @@ def revise_layer(
     """Encode a layer for ``price`` nats a bit, near ``base`` and ``base_bias``, which may have other sizes, not other ranks."""
     layer = calibrated.layer
     target = _Target.of(calibrated, weight, bias, price)
-    biases = _bias_choice(target, bias, base_bias)
+    biases, kept = _bias_choices(target, base_bias)
     wanted, before = wanted_step(calibrated, target.factors, price), layer.rows(_overlap(base, weight.shape))
     ways: list[tuple[float, EncodedTensor, EncodedTensor | None]] = []
     for start in _starts(wanted, target.rows, before, base):
-        choice, chosen = _settled(target, start, biases, movable=bias is not None)
-        tensor = _tensor(layer.weight_of(choice.levels, weight.shape), choice.lattice, base)
-        owed = _bias_tensor(layer, bias, chosen)
-        bits = _coded_bits(base, tensor) + (0.0 if owed is None else _coded_bits(base_bias, owed))
-        ways.append((target.damage(choice.values, chosen.values) + target.price * bits, tensor, owed))
+        choice, found = _settled(target, start, biases)
+        tensor = _tensor(layer.weight, layer.weight_of(choice.levels, weight.shape), choice.lattice, base)
+        cost, owed = _cheapest_biases(target, choice.values, [found, kept], base_bias)
+        ways.append((cost + target.price * _coded_bits(base, tensor), tensor, owed))
     _, best, best_bias = min(ways, key=lambda way: way[0])
     return best, best_bias
 
@@ -120,10 +130,7 @@ def revise_bias(
     """The bias alone, where the weight stays what it is in ``base``, of the same shape."""
     target = _Target.of(calibrated, weight, bias, price)
     kept = calibrated.layer.rows(base.dequantize().astype(np.float64))
-    biases = _bias_choice(target, bias, base_bias)
-    for _ in range(SWEEPS):
-        biases = _revise_biases(target, kept, biases)
-    return _bias_tensor(calibrated.layer, bias, biases)
+    return _cheapest_biases(target, kept, _bias_choices(target, base_bias), base_bias)[1]
 
 
 def _starts(wanted: float, rows: Doubles, before: Doubles, base: EncodedTensor) -> list[_Choice]:
@@ -187,16 +194,23 @@ def _overlap(base: EncodedTensor, shape: tuple[int, ...]) -> Doubles:
     return laid
 
 
-def _bias_choice(target: _Target, bias: Floats | None, base: EncodedTensor | None) -> _Choice:
-    """On the grid of the base's biases, the step halved as the price asks, or on one of 8 bits where the base has none."""
+def _bias_choices(target: _Target, base: EncodedTensor | None) -> tuple[_Choice, _Choice]:
+    """On the grid of the base's biases, the step halved or doubled as the price asks, or on one of 8 bits without a base.
+
+    A bias that makes up for its weights may go further than all before, so a grid made for those can be far too fine. Second
+    comes no change at all, which is exact on the base's own grid only.
+    """
     largest = float(np.abs(target.bias).max(initial=0)) or 1.0
     grid = Grid(float(np.float32(largest / 127)))
     known: Doubles = np.zeros(target.bias.shape)
-    if base is not None and bias is not None and len(base.shape) == bias.ndim:
-        known = _overlap(base, bias.shape).reshape(known.shape)
-        curvature = float(np.mean([factor.curvature[-1] for factor in target.factors]))
-        grid = _halved(base, float(np.sqrt(STEP * target.price / curvature)), largest) or grid
-    return _Choice(grid, grid.nearest(known), grid.nearest(target.bias))
+    curvature = float(np.mean([factor.curvature[-1] for factor in target.factors]))
+    wanted = math.sqrt(STEP * target.price / curvature)
+    if base is not None and target.bias_shape is not None and len(base.shape) == len(target.bias_shape):
+        known = _overlap(base, target.bias_shape).reshape(known.shape)
+        grid = _halved(base, wanted, largest) or grid
+    doublings = min(max(math.floor(math.log2(wanted / grid.step)), 0), MAX_DOUBLINGS)
+    doubled = Grid(grid.step * 2.0**doublings)
+    return (_Choice(doubled, doubled.nearest(known), doubled.nearest(target.bias)), _unchanged(grid, known))
 
 
 def _halved(base: EncodedTensor, wanted: float, largest: float) -> Grid | None:
@@ -217,13 +231,13 @@ def _first_choice(target: _Target, choice: _Choice) -> tuple[_Choice, Doubles]:
     return replace(choice, levels=levels), owed
 
 
-def _settled(target: _Target, start: _Choice, biases: _Choice, *, movable: bool) -> tuple[_Choice, _Choice]:
+def _settled(target: _Target, start: _Choice, biases: _Choice) -> tuple[_Choice, _Choice]:
     """Levels of the weights on the lattice of ``start``, and those of the biases."""
     choice, owed = _first_choice(target, start)
     biases = replace(biases, levels=biases.lattice.nearest(owed))
     for _ in range(SWEEPS):
         choice = _sweep(target, choice, biases.values)
-        biases = _revise_biases(target, choice.values, biases) if movable else biases
+        biases = biases if target.bias_shape is None else _revise_biases(target, choice.values, biases)
     return choice, biases
 
 
@@ -259,6 +273,22 @@ def _sweep_group(slopes: Doubles, moments: Doubles, pricing: Pricing, levels: In
         slopes -= moved @ moments[columns]
 
 
+def _cheapest_biases(
+    target: _Target, weights: Doubles, choices: Iterable[_Choice], base: EncodedTensor | None
+) -> tuple[float, EncodedTensor | None]:
+    """The best that one of ``choices`` becomes beside ``weights``, behind the damage that is left + price x its bits."""
+    if target.bias_shape is None or target.layer.bias is None:
+        return target.damage(weights, target.bias), None
+    ways: list[tuple[float, EncodedTensor | None]] = []
+    for start in choices:
+        biases = start
+        for _ in range(SWEEPS):
+            biases = _revise_biases(target, weights, biases)
+        tensor = _tensor(target.layer.bias, biases.levels.reshape(target.bias_shape), biases.lattice, base)
+        ways.append((target.damage(weights, biases.values) + target.price * _coded_bits(base, tensor), tensor))
+    return min(ways, key=lambda way: way[0])
+
+
 def _revise_biases(target: _Target, weights: Doubles, biases: _Choice) -> _Choice:
     pricing, levels = target.pricing(biases), biases.levels.copy()
     for group, factor in enumerate(target.factors):
@@ -275,17 +305,12 @@ def _revised(slopes: Doubles, strength: float, pricing: Pricing, levels: Integer
     return pricing.choose(best, candidates, base, strength)
 
 
-def _tensor(levels: Integers, lattice: Codebook | Grid, base: EncodedTensor) -> EncodedTensor:
+def _tensor(name: str, levels: Integers, lattice: Codebook | Grid, base: EncodedTensor | None) -> EncodedTensor:
     if isinstance(lattice, Grid):
-        return grid_tensor(base.name, levels, lattice.step)
+        return grid_tensor(name, levels, lattice.step)
     # A codebook keeps its order, so that an index means the same in both.
-    places = np.argsort(base.scale, kind="stable") if base.encoding is Encoding.CODEBOOK else np.arange(lattice.entries.size)
+    ordered = base.scale if base is not None and base.encoding is Encoding.CODEBOOK else lattice.entries
+    places = np.argsort(ordered, kind="stable")
     entries = np.empty(places.size, np.float32)
     entries[places] = lattice.entries
-    return EncodedTensor(base.name, Encoding.CODEBOOK, places[levels].astype(np.uint8), entries)
-
-
-def _bias_tensor(layer: LinearLayer, bias: Floats | None, biases: _Choice) -> EncodedTensor | None:
-    if bias is None or layer.bias is None or not isinstance(biases.lattice, Grid):
-        return None
-    return grid_tensor(layer.bias, biases.levels.reshape(bias.shape), biases.lattice.step)
+    return EncodedTensor(name, Encoding.CODEBOOK, places[levels].astype(np.uint8), entries)

@@ -125,6 +125,27 @@ def test_where_the_weight_stays_the_bias_takes_what_is_owed() -> None:
     assert damage(weight, bias, base, owed) < 0.5 * damage(weight, bias, base, on_base("b", bias, biases()))
 
 
+@pytest.mark.parametrize("step", [1e-7, 0.01])
+def test_a_bias_that_makes_up_for_its_weights_goes_further_than_the_grid_of_the_base_was_made_for(step: float) -> None:
+    base, before = codebook(), grid_tensor("b", np.random.default_rng(2).integers(-127, 128, OUTPUTS), step)
+    weight, bias = base.dequantize() + np.float32(0.02), before.dequantize()
+    tensor, owed = revise_layer(CALIBRATED, weight, bias, base=base, base_bias=before, price=5e-3)
+    assert owed is not None
+    # Much of what the weights do is a shift of the outputs, and that is all that is worth its price here.
+    assert np.count_nonzero(tensor.values != base.values) < 0.02 * base.values.size
+    assert damage(weight, bias, tensor, owed) < 0.3 * damage(weight, bias, base, before)
+
+
+def test_a_layer_on_which_nothing_depends_is_left_alone() -> None:
+    base, idle = codebook(), Calibrated(LAYER, CALIBRATED.moments, 0.0)
+    tensor, owed = revise_layer(
+        idle, trained(base, 0.02), biases().dequantize() + np.float32(0.5), base=base, base_bias=biases(), price=1e-6
+    )
+    assert owed is not None
+    assert tensor.same_as(base)
+    assert owed.same_as(biases())
+
+
 def test_layers_without_a_bias_and_in_groups_are_revised_too() -> None:
     layer = LinearLayer("w", None, "x", groups=3)
     calibrated = Calibrated(layer, moments(correlated(INPUTS, groups=3)), 1.0)
