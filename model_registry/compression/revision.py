@@ -9,6 +9,11 @@ Rounding with error compensation (compensation.py) makes a first choice of level
 weights keep their level, and there a choice made in one pass is not the best: coordinate descent then goes over the weights
 again, each time taking the level of least damage + price x bits while all others stay. Biases are one more column, on the
 base's grid of biases.
+
+What a price leaves undone is not noise: a layer stops short of its target on the way from the base, and training moved all
+layers together, so that what they lack adds up in the answers. Where the update as a whole does ``coherence`` times what its
+layers do by themselves, what is missing along it counts for so much more; descent on that damage is what it takes to aim
+beyond the target by coherence - 1 times the share of the way that is missing.
 """
 
 from __future__ import annotations
@@ -42,7 +47,10 @@ from model_registry.contract.tensors import EncodedTensor, Encoding
 from model_registry.models.linear_layers import LinearLayer
 
 Doubles = npt.NDArray[np.floating[Any]]
-SWEEPS = 4
+# Over the weights on every lattice, and once more on the best.
+SWEEPS, LAST_SWEEPS = 4, 12
+# How far beyond its target a layer may aim, in lengths of its update, and the part of the way there that a sweep goes.
+FARTHEST_AIM, APPROACH = 2.0, 0.25
 # What float32 tells apart: where nothing depends on a layer, no step would be too coarse.
 MAX_DOUBLINGS = 24
 GRIDS = (Encoding.GRID8, Encoding.GRID16)
@@ -65,10 +73,11 @@ class _Choice:
 class _Target:
     """The layer as it should be: ``rows`` (groups, outputs, inputs) and ``bias`` (groups, outputs); ``price`` of energy.
 
-    ``bias_shape`` is None where it has no bias; then ``bias`` is zero.
+    ``shape`` and ``bias_shape`` are those of the tensors; the latter is None where there is no bias, which then is zero.
     """
 
     layer: LinearLayer
+    shape: tuple[int, ...]
     rows: Doubles
     bias: Doubles
     bias_shape: tuple[int, ...] | None
@@ -81,7 +90,7 @@ class _Target:
         rows = layer.rows(weight.astype(np.float64))
         wanted = np.zeros(rows.shape[:2]) if bias is None else bias.astype(np.float64).reshape(rows.shape[:2])
         shape = None if bias is None else bias.shape
-        return cls(layer, rows, wanted, shape, factors, energy_price(calibrated, price))
+        return cls(layer, weight.shape, rows, wanted, shape, factors, energy_price(calibrated, price))
 
     def pricing(self, choice: _Choice) -> Pricing:
         """A bit's cost under the changes that ``choice`` makes."""
@@ -89,15 +98,55 @@ class _Target:
 
     def slopes(self, group: int, weights: Doubles, bias: Doubles) -> Doubles:
         """Errors times moments, (outputs, inputs + 1): half of how the damage falls with every weight and the bias."""
-        return np.asarray(self._errors(group, weights, bias) @ self.factors[group].moments)
+        errors = np.concatenate([self.rows[group] - weights, (self.bias[group] - bias)[:, np.newaxis]], axis=1)
+        return np.asarray(errors @ self.factors[group].moments)
 
     def damage(self, weights: Doubles, bias: Doubles) -> float:
         """Energy of the disturbance that is left, all groups together."""
-        errors = [self._errors(group, weights[group], bias[group]) for group in range(len(self.factors))]
-        return sum(float(np.vdot(own, own @ factor.moments)) for own, factor in zip(errors, self.factors, strict=True))
+        errors = self.errors(weights, bias)
+        return float(np.vdot(errors, self.disturbance(errors)))
 
-    def _errors(self, group: int, weights: Doubles, bias: Doubles) -> Doubles:
-        return np.concatenate([self.rows[group] - weights, (self.bias[group] - bias)[:, np.newaxis]], axis=1)
+    def errors(self, weights: Doubles, bias: Doubles) -> Doubles:
+        """What is missing, (groups, outputs, inputs + 1)."""
+        return np.concatenate([self.rows - weights, (self.bias - bias)[..., np.newaxis]], axis=2)
+
+    def disturbance(self, errors: Doubles) -> Doubles:
+        """Errors times moments."""
+        return np.stack([own @ factor.moments for own, factor in zip(errors, self.factors, strict=True)])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Course:
+    """The way from the base to the target, (groups, outputs, inputs + 1), and what the moments make of it."""
+
+    update: Doubles
+    disturbance: Doubles
+    coherence: float
+
+    @classmethod
+    def of(cls, target: _Target, weights: Doubles, bias: Doubles, coherence: float) -> _Course:
+        update = target.errors(weights, bias)
+        return cls(update, target.disturbance(update), coherence)
+
+    def wanted(self, errors: Doubles) -> float:
+        """By which share of the way to aim beyond the target while ``errors`` are left."""
+        whole = float(np.vdot(self.update, self.disturbance))
+        missing = float(np.vdot(errors, self.disturbance)) / whole if whole > 0 else 0.0
+        return min(max((self.coherence - 1) * missing, 0.0), FARTHEST_AIM)
+
+    def beyond(self, target: _Target, share: float) -> _Target:
+        """A target that lies by this share of the way behind ``target``."""
+        further = share * self.update
+        return replace(target, rows=target.rows + further[..., :-1], bias=target.bias + further[..., -1])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Draft:
+    """The layer as it has become so far, and by which share of its way it aims ``beyond`` the target."""
+
+    choice: _Choice
+    biases: _Choice
+    beyond: float = 0.0
 
 
 def revise_layer(
@@ -108,20 +157,29 @@ def revise_layer(
     base: EncodedTensor,
     base_bias: EncodedTensor | None,
     price: float,
+    coherence: float = 1.0,
 ) -> tuple[EncodedTensor, EncodedTensor | None]:
     """Encode a layer for ``price`` nats a bit, near ``base`` and ``base_bias``, which may have other sizes, not other ranks."""
-    layer = calibrated.layer
     target = _Target.of(calibrated, weight, bias, price)
     biases, kept = _bias_choices(target, base_bias)
-    wanted, before = wanted_step(calibrated, target.factors, price), layer.rows(_overlap(base, weight.shape))
-    ways: list[tuple[float, EncodedTensor, EncodedTensor | None]] = []
-    for start in _starts(wanted, target.rows, before, base):
-        choice, found = _settled(target, start, biases)
-        tensor = _tensor(layer.weight, layer.weight_of(choice.levels, weight.shape), choice.lattice, base)
-        cost, owed = _cheapest_biases(target, choice.values, [found, kept], base_bias)
-        ways.append((cost + target.price * _coded_bits(base, tensor), tensor, owed))
-    _, best, best_bias = min(ways, key=lambda way: way[0])
-    return best, best_bias
+    before = target.layer.rows(_overlap(base, weight.shape))
+    course = _Course.of(target, before, kept.lattice.values(kept.base), coherence)
+
+    def finished(draft: _Draft) -> tuple[float, EncodedTensor, EncodedTensor | None]:
+        """The layer's tensors behind the damage that is left + price x bits."""
+        tensor = _tensor(
+            target.layer.weight, target.layer.weight_of(draft.choice.levels, target.shape), draft.choice.lattice, base
+        )
+        aim = course.beyond(target, draft.beyond)
+        cost, owed = _cheapest_biases(target, aim, draft.choice.values, [draft.biases, kept], base_bias)
+        return cost + target.price * _coded_bits(base, tensor), tensor, owed
+
+    wanted = wanted_step(calibrated, target.factors, price)
+    drafts = [
+        _swept(target, course, _drafted(target, start, biases), SWEEPS) for start in _starts(wanted, target.rows, before, base)
+    ]
+    best = min(drafts, key=lambda draft: finished(draft)[0])
+    return finished(_swept(target, course, best, LAST_SWEEPS))[1:]
 
 
 def revise_bias(
@@ -130,7 +188,7 @@ def revise_bias(
     """The bias alone, where the weight stays what it is in ``base``, of the same shape."""
     target = _Target.of(calibrated, weight, bias, price)
     kept = calibrated.layer.rows(base.dequantize().astype(np.float64))
-    return _cheapest_biases(target, kept, _bias_choices(target, base_bias), base_bias)[1]
+    return _cheapest_biases(target, target, kept, _bias_choices(target, base_bias), base_bias)[1]
 
 
 def _starts(wanted: float, rows: Doubles, before: Doubles, base: EncodedTensor) -> list[_Choice]:
@@ -231,14 +289,21 @@ def _first_choice(target: _Target, choice: _Choice) -> tuple[_Choice, Doubles]:
     return replace(choice, levels=levels), owed
 
 
-def _settled(target: _Target, start: _Choice, biases: _Choice) -> tuple[_Choice, _Choice]:
-    """Levels of the weights on the lattice of ``start``, and those of the biases."""
+def _drafted(target: _Target, start: _Choice, biases: _Choice) -> _Draft:
     choice, owed = _first_choice(target, start)
-    biases = replace(biases, levels=biases.lattice.nearest(owed))
-    for _ in range(SWEEPS):
-        choice = _sweep(target, choice, biases.values)
-        biases = biases if target.bias_shape is None else _revise_biases(target, choice.values, biases)
-    return choice, biases
+    return _Draft(choice, replace(biases, levels=biases.lattice.nearest(owed)))
+
+
+def _swept(target: _Target, course: _Course, draft: _Draft, sweeps: int) -> _Draft:
+    """Go over all weights and biases so many times."""
+    for _ in range(sweeps):
+        wanted = course.wanted(target.errors(draft.choice.values, draft.biases.values))
+        beyond = draft.beyond + APPROACH * (wanted - draft.beyond)
+        aim = course.beyond(target, beyond)
+        choice = _sweep(aim, draft.choice, draft.biases.values)
+        biases = draft.biases if target.bias_shape is None else _revise_biases(aim, choice.values, draft.biases)
+        draft = _Draft(choice, biases, beyond)
+    return draft
 
 
 def _coded_bits(base: EncodedTensor | None, new: EncodedTensor) -> float:
@@ -274,7 +339,7 @@ def _sweep_group(slopes: Doubles, moments: Doubles, pricing: Pricing, levels: In
 
 
 def _cheapest_biases(
-    target: _Target, weights: Doubles, choices: Iterable[_Choice], base: EncodedTensor | None
+    target: _Target, aim: _Target, weights: Doubles, choices: Iterable[_Choice], base: EncodedTensor | None
 ) -> tuple[float, EncodedTensor | None]:
     """The best that one of ``choices`` becomes beside ``weights``, behind the damage that is left + price x its bits."""
     if target.bias_shape is None or target.layer.bias is None:
@@ -283,7 +348,7 @@ def _cheapest_biases(
     for start in choices:
         biases = start
         for _ in range(SWEEPS):
-            biases = _revise_biases(target, weights, biases)
+            biases = _revise_biases(aim, weights, biases)
         tensor = _tensor(target.layer.bias, biases.levels.reshape(target.bias_shape), biases.lattice, base)
         ways.append((target.damage(weights, biases.values) + target.price * _coded_bits(base, tensor), tensor))
     return min(ways, key=lambda way: way[0])

@@ -4,22 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from model_registry.compression.calibration import Calibrated, Calibration
+from model_registry.compression.calibration import Calibrated, Calibration, energy
 from model_registry.compression.compensation import round_layer
 from model_registry.compression.quantization import Floats, grid_tensor, on_grid
 from model_registry.compression.revision import revise_bias, revise_layer
 from model_registry.contract.tensors import EncodedTensor
 
+Doubles = npt.NDArray[np.floating[Any]]
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Compensated:
-    """What was measured on pictures, and the ``price`` of a bit in nats of divergence."""
+    """What was measured on pictures, and the ``price`` of a bit in nats of divergence.
+
+    ``coherence``: how many times more an update does to the answers than its layers do by themselves.
+    """
 
     calibration: Calibration
     price: float
+    coherence: float = 1.0
 
     def round(
         self, weights: Mapping[str, Floats], base: Mapping[str, EncodedTensor], unchanged: frozenset[str]
@@ -48,7 +56,9 @@ class Compensated:
         if before is None or len(before.shape) != weight.ndim:
             return self._alone(calibrated, weight, bias)
         if layer.weight not in unchanged:
-            tensor, owed = revise_layer(calibrated, weight, bias, base=before, base_bias=bias_before, price=self.price)
+            tensor, owed = revise_layer(
+                calibrated, weight, bias, base=before, base_bias=bias_before, price=self.price, coherence=self.coherence
+            )
             return [tensor] if owed is None else [tensor, owed]
         if bias is None or (layer.bias in unchanged and bias_before is not None):
             return [before] if bias_before is None else [before, bias_before]
@@ -66,3 +76,31 @@ class Compensated:
             return [tensor]
         owed = found.bias.reshape(bias.shape).astype(np.float32)
         return [tensor, on_grid(layer.bias, owed, float(np.abs(owed).max()) / 127)]
+
+
+def coherence_of(
+    update: float, calibration: Calibration, weights: Mapping[str, Floats], base: Mapping[str, EncodedTensor]
+) -> float:
+    """How many times more ``update``, the divergence in nats between network and base, is than that of each layer alone."""
+    alone = sum(_divergence(calibrated, weights, base) for calibrated in calibration.layers.values())
+    return max(update / alone, 1.0) if alone > 0 else 1.0
+
+
+def _divergence(calibrated: Calibrated, weights: Mapping[str, Floats], base: Mapping[str, EncodedTensor]) -> float:
+    """What one layer's way from the base does to the answers, in nats; 0 where the base has no such layer."""
+    layer = calibrated.layer
+    rows, bias = _step(weights, base, layer.weight), _step(weights, base, layer.bias) if layer.bias else np.zeros(1)
+    if rows is None or bias is None:
+        return 0.0
+    update = layer.rows(rows)
+    bias = np.broadcast_to(bias.reshape(-1), update.shape[0] * update.shape[1]).reshape(*update.shape[:2], 1)
+    return calibrated.sensitivity * energy(np.concatenate([update, bias], axis=2), calibrated.moments)
+
+
+def _step(weights: Mapping[str, Floats], base: Mapping[str, EncodedTensor], name: str) -> Doubles | None:
+    before = base.get(name)
+    return (
+        None
+        if before is None or before.shape != weights[name].shape
+        else weights[name] - before.dequantize().astype(np.float64)
+    )

@@ -25,7 +25,7 @@ from model_registry.compression.calibration import Calibration, calibrate_layers
 from model_registry.compression.divergence import log_softmax, mean_divergence, telling_temperature
 from model_registry.compression.pipeline import SourceNetwork, compress, untouched
 from model_registry.compression.quantization import Setting
-from model_registry.compression.rounding import Compensated
+from model_registry.compression.rounding import Compensated, coherence_of
 from model_registry.compression.trials import AnySetting, Damage, Progress, Search, Trials
 from model_registry.compression.updates import LOST_LIMIT
 from model_registry.contract.content import Content
@@ -87,10 +87,13 @@ def calibrate(
         return np.array([mean_divergence(reference, answers, temperature=t) for t in temperatures])
 
     measured = _measured(network, seen, lambda share, step: progress(share / 2, step))
-    trials = Trials(network, base, _row([measured]), progress)
     update = divergences(base) if base is not None and _comparable(base, network) else np.zeros(2)
     if base is None or not update.all():
+        trials = Trials(network, base, _row([measured]), progress)
         return trials.smallest(lambda content: Damage.certain(max(divergences(content))), MAX_DIVERGENCE)
+    before = {tensor.name: tensor for tensor in base.tensors}
+    coherence = coherence_of(float(update[0]), measured, network.weights, before)
+    trials = Trials(network, base, _row([measured], coherence), progress)
     bound, noise, like = MARGIN * max_lost, divergences(_kept(network, base)), _like(base)
 
     def share(content: Content) -> Damage:
@@ -194,9 +197,9 @@ class Answers:
         return Damage(100 * float(self.right.mean() - after.right.mean()), 100 * float(floor))
 
 
-def _row(measured: Sequence[Calibration]) -> tuple[AnySetting, ...]:
+def _row(measured: Sequence[Calibration], coherence: float = 1.0) -> tuple[AnySetting, ...]:
     """What may be chosen, fine to coarse."""
-    return (None, Setting(), *(Compensated(calibration, price) for price in PRICES for calibration in measured))
+    return (None, Setting(), *(Compensated(calibration, price, coherence) for price in PRICES for calibration in measured))
 
 
 def _measured(network: SourceNetwork, paths: Sequence[Path], progress: Progress) -> Calibration:
