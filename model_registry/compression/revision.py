@@ -6,9 +6,8 @@ levels is one, too), and a grid; where the base has a grid, its step is halved a
 asks is least.
 
 Rounding with error compensation (compensation.py) makes a first choice of levels. A delta is a low-rate code, where most
-weights keep their level, and there a choice made in one pass is not the best: coordinate descent then goes over the weights
-again, each time taking the level of least damage + price x bits while all others stay. Biases are one more column, on the
-base's grid of biases.
+weights keep their level, and there a choice made in one pass is far from the best: coordinate descent (descent.py) goes over
+the weights many times. Biases are one more column, on the base's grid of biases.
 
 What a price leaves undone is not noise: a layer stops short of its target on the way from the base, and training moved all
 layers together, so that what they lack adds up in the answers. Where the update as a whole does ``coherence`` times what its
@@ -28,7 +27,6 @@ import numpy.typing as npt
 
 from model_registry.compression.calibration import Calibrated
 from model_registry.compression.compensation import (
-    BLOCK,
     PASSES,
     STEP,
     Factor,
@@ -38,6 +36,7 @@ from model_registry.compression.compensation import (
     wanted_step,
 )
 from model_registry.compression.costs import ChangeCosts, Pricing
+from model_registry.compression.descent import best_levels, sweep
 from model_registry.compression.lattices import Codebook, Grid, Integers
 from model_registry.compression.quantization import LARGEST_LEVEL, MAX_ENTRIES, Floats, grid_tensor
 from model_registry.contract.codecs.sections import Sink
@@ -318,24 +317,8 @@ def _sweep(target: _Target, choice: _Choice, biases: Doubles) -> _Choice:
     pricing, levels = target.pricing(choice), choice.levels.copy()
     for group, factor in enumerate(target.factors):
         slopes = target.slopes(group, choice.values[group], biases[group])
-        _sweep_group(slopes, factor.moments, pricing, levels[group], choice.base[group])
+        sweep(slopes, factor.moments, pricing, levels[group], choice.base[group])
     return replace(choice, levels=levels)
-
-
-def _sweep_group(slopes: Doubles, moments: Doubles, pricing: Pricing, levels: Integers, base: Integers) -> None:
-    """Revise one group's ``levels`` column by column, strongest input first, keeping the ``slopes`` of the damage true."""
-    size, lattice = levels.shape[1], pricing.lattice
-    order = np.argsort(-np.diag(moments)[:size], kind="stable")
-    for start in range(0, size, BLOCK):
-        columns = order[start : start + BLOCK]
-        moved = np.zeros((levels.shape[0], columns.size))
-        near, inner = slopes[:, columns], moments[np.ix_(columns, columns)]
-        for at, column in enumerate(columns):
-            before = levels[:, column].copy()
-            levels[:, column] = _revised(near[:, at], float(inner[at, at]), pricing, before, base[:, column])
-            moved[:, at] = lattice.values(levels[:, column]) - lattice.values(before)
-            near -= np.outer(moved[:, at], inner[at])
-        slopes -= moved @ moments[columns]
 
 
 def _cheapest_biases(
@@ -358,16 +341,8 @@ def _revise_biases(target: _Target, weights: Doubles, biases: _Choice) -> _Choic
     pricing, levels = target.pricing(biases), biases.levels.copy()
     for group, factor in enumerate(target.factors):
         slopes = target.slopes(group, weights[group], biases.values[group])[:, -1]
-        levels[group] = _revised(slopes, float(factor.moments[-1, -1]), pricing, levels[group], biases.base[group])
+        levels[group] = best_levels(slopes, float(factor.moments[-1, -1]), pricing, levels[group], biases.base[group])
     return replace(biases, levels=levels)
-
-
-def _revised(slopes: Doubles, strength: float, pricing: Pricing, levels: Integers, base: Integers) -> Integers:
-    """The best levels of one column while all others stay."""
-    lattice = pricing.lattice
-    best = lattice.values(levels) + slopes / strength
-    candidates = np.stack([levels, base, *lattice.neighbours(best), np.full_like(base, lattice.zero)])
-    return pricing.choose(best, candidates, base, strength)
 
 
 def _tensor(name: str, levels: Integers, lattice: Codebook | Grid, base: EncodedTensor | None) -> EncodedTensor:

@@ -75,7 +75,7 @@ class Compensated:
         if bias is None or layer.bias is None:
             return [tensor]
         owed = found.bias.reshape(bias.shape).astype(np.float32)
-        return [tensor, on_grid(layer.bias, owed, float(np.abs(owed).max()) / 127)]
+        return [tensor, on_grid(layer.bias, owed, found.bias_step)]
 
 
 def coherence_of(

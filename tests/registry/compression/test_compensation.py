@@ -39,7 +39,7 @@ def test_it_does_less_damage_than_the_nearest_levels(groups: int) -> None:
     bias = np.zeros((groups, 16))
     m = moments(correlated(40, groups=groups))
     found = round_layer(rows, bias, Calibrated(LAYER, m, 1.0), price=1e-4)
-    plain = Rounded(np.rint(rows / found.step).astype(np.int64), found.step, bias)
+    plain = Rounded(np.rint(rows / found.step).astype(np.int64), found.step, bias, found.bias_step)
     assert damage(rows, found, m) < 0.5 * damage(rows, plain, m)
 
 
@@ -50,6 +50,16 @@ def test_a_higher_price_buys_fewer_different_levels() -> None:
     kinds = [np.unique(found).size for found in levels]
     assert kinds == sorted(kinds, reverse=True)
     assert kinds[0] > kinds[-1]
+
+
+def test_a_bias_that_hardly_matters_becomes_coarse_and_none_coarser_than_eight_bits_need() -> None:
+    rows = np.random.default_rng(1).standard_normal((1, 16, 40))
+    bias = np.linspace(-1, 1, 16)[np.newaxis]
+    found = [round_layer(rows, bias, Calibrated(LAYER, moments(correlated(40)), s), price=1e-4) for s in (1e-9, 1.0, 1e9)]
+    steps = [layer.bias_step / np.abs(layer.bias).max() for layer in found]
+    assert steps == sorted(steps, reverse=True)
+    assert steps[0] == 1.0
+    assert steps[-1] == pytest.approx(1 / 127)
 
 
 def test_inputs_that_are_always_zero_and_layers_that_do_not_matter_are_no_trouble() -> None:

@@ -1,0 +1,45 @@
+"""Coordinate descent on levels: one weight after the other takes the best level while all others stay.
+
+A choice made in one pass counts on all later weights to make up for its error, and they do so on their grid only. Going over
+the weights again finds levels that suit each other (Wright 2015, arXiv 1502.04759, for the method).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from model_registry.compression.costs import Pricing
+from model_registry.compression.lattices import Integers
+
+Doubles = npt.NDArray[np.floating[Any]]
+BLOCK = 32
+
+
+def sweep(slopes: Doubles, moments: Doubles, pricing: Pricing, levels: Integers, base: Integers) -> None:
+    """Revise ``levels`` (outputs, inputs) column by column, strongest input first, and keep the ``slopes`` true.
+
+    ``slopes``: errors times ``moments``, (outputs, inputs) or with what comes after the inputs, such as a bias.
+    """
+    size, lattice = levels.shape[1], pricing.lattice
+    order = np.argsort(-np.diag(moments)[:size], kind="stable")
+    for start in range(0, size, BLOCK):
+        columns = order[start : start + BLOCK]
+        moved = np.zeros((levels.shape[0], columns.size))
+        near, inner = slopes[:, columns], moments[np.ix_(columns, columns)]
+        for at, column in enumerate(columns):
+            before = levels[:, column].copy()
+            levels[:, column] = best_levels(near[:, at], float(inner[at, at]), pricing, before, base[:, column])
+            moved[:, at] = lattice.values(levels[:, column]) - lattice.values(before)
+            near -= np.outer(moved[:, at], inner[at])
+        slopes -= moved @ moments[columns]
+
+
+def best_levels(slopes: Doubles, strength: float, pricing: Pricing, levels: Integers, base: Integers) -> Integers:
+    """The levels of least damage + price x bits of one column, (outputs), while all others stay."""
+    lattice = pricing.lattice
+    best = lattice.values(levels) + slopes / strength
+    candidates = np.stack([levels, base, *lattice.neighbours(best), np.full_like(base, lattice.zero)])
+    return pricing.choose(best, candidates, base, strength)
