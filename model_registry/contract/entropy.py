@@ -65,9 +65,10 @@ class Table:
     def from_weights(cls, weights: npt.NDArray[np.int64]) -> Table:
         """Scale integer weights (each below 2^24, at most 4,096 of them) to the total; all zero means all equal."""
         count = weights.size
-        running = np.concatenate([[0], np.cumsum(weights if weights.any() else np.ones_like(weights))])
-        bounds = np.arange(count + 1) + running * (TOTAL - count) // running[-1]
-        return cls(np.diff(bounds))
+        running = np.cumsum(weights if weights.any() else np.ones_like(weights))
+        frequencies = running * (TOTAL - count) // running[-1]
+        frequencies[1:] -= frequencies[:-1].copy()
+        return cls(frequencies + 1)
 
     def costs(self) -> npt.NDArray[np.int64]:
         """What each symbol costs, in 1/65536 bit."""

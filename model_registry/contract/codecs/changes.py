@@ -156,7 +156,7 @@ class _Changes:
             return predicted
         if alphabet:
             steps = read_partitioned(source.symbols, size, contexts, alphabet=alphabet, count=count, dtype=np.uint8)
-            moved = np.flatnonzero(steps)
+            moved = np.flatnonzero(steps != 0)
             predicted[moved] = _from_steps(steps[moved], predicted[moved], alphabet, self._view.zero)
             return predicted
         return predicted + unzigzag(read_numbers(source.symbols, size, contexts, count))

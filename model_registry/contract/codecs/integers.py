@@ -85,7 +85,7 @@ class IntegerView:
             return np.dtype(np.uint8)
         return np.dtype(np.int64 if self.encoding is Encoding.FLOAT32 else np.int32)
 
-    @property
+    @cached_property
     def zero(self) -> int:
         """The integer of the weight 0; -1 when a codebook has no such entry."""
         match self.encoding:

@@ -93,9 +93,11 @@ class Prediction:
     def _widths(self) -> npt.NDArray[np.uint8]:
         """For every rank of a codebook, by how many half octaves its cell is narrower than the widest; zero stands apart."""
         levels = self.new.scale[self.new.entries].astype(np.float64)
+        cells = np.zeros_like(levels)
         with np.errstate(all="ignore"):
-            gaps = np.diff(levels, prepend=levels[:1], append=levels[-1:])
-            cells = gaps[:-1] + gaps[1:]
+            gaps = levels[1:] - levels[:-1]
+            cells[1:] = gaps
+            cells[:-1] += gaps
             half_octaves = np.frexp(np.where(np.isfinite(cells), cells * cells, 0))[1].astype(np.int64)
         widths = np.minimum(half_octaves.max() - half_octaves, WIDTHS - 1)
         return np.where(np.arange(widths.size) == self.new.zero, WIDTHS, widths).astype(np.uint8)
