@@ -3,9 +3,9 @@
 For every linear layer two things are measured by running the float network on ONNX Runtime, without gradients, so that any
 network can be calibrated:
 
-- the *moments* E[x x^T] of the columns that its rows multiply, a constant 1 appended for the bias, shrunk where samples are
-  few. An error E of the rows disturbs the layer's outputs by the energy tr(E M E^T) (Optimal Brain Surgeon, Hassibi and Stork
-  1993);
+- the *moments* E[x x^T] of the columns that its rows multiply, a constant 1 appended for the bias if there is one, shrunk
+  where samples are few. An error E of the rows disturbs the layer's outputs by the energy tr(E M E^T) (Optimal Brain Surgeon,
+  Hassibi and Stork 1993);
 - its *sensitivity*: divergence of the network's answers, in nats, for a unit of that energy, found by adding noise.
 """
 
@@ -41,18 +41,24 @@ NOISE_PICTURES = 50
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Calibrated:
-    """One layer's ``moments`` (groups, n + 1, n + 1) for n inputs of an output, and ``sensitivity`` in nats per energy."""
+    """One layer's ``moments`` (groups, n + 1, n + 1) for n inputs of an output, and ``sensitivity`` in nats per energy.
+
+    ``samples``: how many of its inputs the moments are worth.
+    """
 
     layer: LinearLayer
     moments: Doubles
     sensitivity: float
+    samples: int = POSITIONS
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Calibration:
-    """Every calibrated layer by the name of its weight."""
+    """Every calibrated layer of ``graph`` by the name of its weight, in its order, and the ``requests`` that told."""
 
     layers: Mapping[str, Calibrated]
+    graph: bytes = b""
+    requests: tuple[Inputs, ...] = ()
 
 
 def calibrate_layers(exact: Content, requests: Sequence[Inputs], *, progress: Progress = lambda *_: None) -> Calibration:
@@ -65,11 +71,11 @@ def calibrate_layers(exact: Content, requests: Sequence[Inputs], *, progress: Pr
     found = {}
     for number, layer in enumerate(layers):
         progress(0.5 + 0.5 * number / len(layers), f"sensitivity of {layer.weight}")
+        seen = moments[layer.weight]
         # All positions of the last layer end in one answer to a picture.
         samples = len(requests) * (1 if layer is layers[-1] else POSITIONS)
-        seen = moments[layer.weight]
-        found[layer.weight] = Calibrated(layer, shrunk(seen, samples), noise.sensitivity(layer, seen))
-    return Calibration(found)
+        found[layer.weight] = Calibrated(layer, shrunk(seen, samples), noise.sensitivity(layer, seen), samples)
+    return Calibration(found, exact.graph, tuple(requests))
 
 
 def _moments(
@@ -77,25 +83,36 @@ def _moments(
 ) -> dict[str, Doubles]:
     graph, outputs = with_inputs_shown(exact.graph, list(layers))
     session = Session(Content(replace(exact.manifest, outputs=outputs), graph, exact.tensors))
-    generator = np.random.default_rng(0)
     sums: dict[str, Doubles] = {}
     for number, request in enumerate(requests):
         progress(0.5 * number / len(requests), "what the layers see")
         seen = dict(request) | dict(zip(outputs, session.run(request), strict=True))
         for layer in layers:
-            own = _moment(layer.columns(seen[layer.input]), generator) / len(requests)
+            columns = seen_by(layer, seen[layer.input], number)
+            own = products(columns, columns) / len(requests)
             sums[layer.weight] = sums[layer.weight] + own if layer.weight in sums else own
     return sums
 
 
-def _moment(columns: npt.NDArray[Any], generator: np.random.Generator) -> Doubles:
-    """Mean over some positions of x x^T with a 1 appended to x, for every group."""
-    positions = columns.shape[-1]
-    if positions > POSITIONS:
-        columns = columns[..., np.sort(generator.choice(positions, POSITIONS, replace=False))]
-    ones = np.ones((columns.shape[0], 1, columns.shape[-1]))
-    extended = np.concatenate([columns.astype(np.float64), ones], axis=1)
-    return np.asarray(extended @ extended.transpose(0, 2, 1) / columns.shape[-1])
+def seen_by(layer: LinearLayer, activation: npt.NDArray[Any], number: int) -> Doubles:
+    """What ``layer`` multiplies at some positions of the picture ``number``, (groups, n + 1, positions).
+
+    Last comes the 1 that its bias multiplies, or 0 where it has none. A picture's positions are always the same.
+    """
+    columns = layer.columns(activation, lambda count: _positions(count, number))
+    constant = np.full((columns.shape[0], 1, columns.shape[2]), 0.0 if layer.bias is None else 1.0)
+    return np.concatenate([columns.astype(np.float64), constant], axis=1)
+
+
+def _positions(count: int, number: int) -> npt.NDArray[np.intp] | slice:
+    if count <= POSITIONS:
+        return slice(count)
+    return np.sort(np.random.default_rng(number).choice(count, POSITIONS, replace=False))
+
+
+def products(one: Doubles, other: Doubles) -> Doubles:
+    """Mean over positions of x y^T, for every group."""
+    return np.asarray(one @ other.transpose(0, 2, 1) / one.shape[-1])
 
 
 def shrunk(moments: Doubles, samples: int) -> Doubles:
@@ -105,6 +122,8 @@ def shrunk(moments: Doubles, samples: int) -> Doubles:
     drawn: Doubles = moments.copy()
     strength = moments[:, inputs, inputs]
     drawn[:, inputs, inputs] += SHRINKAGE * size / samples * strength.mean(axis=1, keepdims=True)
+    # Without a bias nothing was seen there; 1 keeps the inverse what it is for all others.
+    drawn[:, size, size] = np.where(drawn[:, size, size] > 0, drawn[:, size, size], 1)
     return drawn
 
 

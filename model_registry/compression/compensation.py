@@ -72,13 +72,18 @@ class Factor:
 
     @classmethod
     def of(cls, moments: Doubles) -> Factor:
-        size = len(moments) - 1
-        damped = moments.copy()
-        strength = np.diag(moments)[:size]
-        damped[np.arange(size), np.arange(size)] += DAMPING * strength.mean() + 1e-12
-        order = np.append(np.argsort(-strength, kind="stable"), size)
-        inverse = np.linalg.inv(damped[np.ix_(order, order)])
-        return cls(damped, order, np.linalg.cholesky((inverse + inverse.T) / 2).T)
+        size, tame = len(moments) - 1, damped(moments)
+        order = np.append(np.argsort(-np.diag(moments)[:size], kind="stable"), size)
+        inverse = np.linalg.inv(tame[np.ix_(order, order)])
+        return cls(tame, order, np.linalg.cholesky((inverse + inverse.T) / 2).T)
+
+
+def damped(moments: Doubles) -> Doubles:
+    """Moments (n + 1, n + 1) that have an inverse: a little is added to the strength of each of the n inputs."""
+    inputs = np.arange(len(moments) - 1)
+    tame: Doubles = moments.copy()
+    tame[inputs, inputs] += DAMPING * np.diag(moments)[:-1].mean() + 1e-12
+    return tame
 
 
 def round_layer(rows: Doubles, bias: Doubles, calibrated: Calibrated, price: float) -> Rounded:

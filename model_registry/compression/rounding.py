@@ -1,4 +1,8 @@
-"""A setting made from data: every calibrated layer of a network rounded for one price of a bit."""
+"""A setting made from data: every calibrated layer of a network rounded for one price of a bit.
+
+Without a base one layer is rounded behind the other (propagation.py). A delta brings an update and does not mend what the
+base's compression did: with one, every layer is rounded for what it sees in the float network.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,7 @@ import numpy.typing as npt
 
 from model_registry.compression.calibration import Calibrated, Calibration, energy
 from model_registry.compression.compensation import round_layer
+from model_registry.compression.propagation import Aim, Propagation
 from model_registry.compression.quantization import Floats, grid_tensor, on_grid
 from model_registry.compression.revision import revise_bias, revise_layer
 from model_registry.contract.tensors import EncodedTensor
@@ -37,10 +42,24 @@ class Compensated:
         ``base``: the tensors that the vehicle has, by name; a layer that grew or shrank is met where both overlap.
         ``unchanged``: the tensors that came from the same floats as the base's.
         """
+        if not base:
+            return self._in_sequence(weights)
         rounded: dict[str, EncodedTensor] = {}
         for calibrated in self.calibration.layers.values():
             for tensor in self._layer(calibrated, weights, base, unchanged):
                 rounded[tensor.name] = tensor
+        return rounded
+
+    def _in_sequence(self, weights: Mapping[str, Floats]) -> dict[str, EncodedTensor]:
+        """Without a base: every layer behind those that are rounded already."""
+        propagation = Propagation(self.calibration, weights)
+        rounded: dict[str, EncodedTensor] = {}
+        for calibrated in self.calibration.layers.values():
+            layer, aim = calibrated.layer, propagation.reach(calibrated)
+            weight, bias = weights[layer.weight], weights[layer.bias] if layer.bias else None
+            tensors = self._alone(aim.calibrated, weight, bias, aim)
+            propagation.take(tensors)
+            rounded |= {tensor.name: tensor for tensor in tensors}
         return rounded
 
     def _layer(
@@ -65,11 +84,15 @@ class Compensated:
         revised = revise_bias(calibrated, weight, bias, base=before, base_bias=bias_before, price=self.price)
         return [before] if revised is None else [before, revised]
 
-    def _alone(self, calibrated: Calibrated, weight: Floats, bias: Floats | None) -> list[EncodedTensor]:
+    def _alone(
+        self, calibrated: Calibrated, weight: Floats, bias: Floats | None, aim: Aim | None = None
+    ) -> list[EncodedTensor]:
         """A layer that the base does not have."""
         layer = calibrated.layer
-        rows = layer.rows(weight.astype(np.float64))
-        wanted = np.zeros(rows.shape[:2]) if bias is None else bias.astype(np.float64).reshape(rows.shape[:2])
+        rows: Doubles = layer.rows(weight.astype(np.float64))
+        wanted: Doubles = np.zeros(rows.shape[:2]) if bias is None else bias.astype(np.float64).reshape(rows.shape[:2])
+        if aim is not None:
+            rows, wanted = aim.corrected(rows, wanted)
         found = round_layer(rows, wanted, calibrated, self.price)
         tensor = grid_tensor(layer.weight, layer.weight_of(found.levels, weight.shape), found.step)
         if bias is None or layer.bias is None:

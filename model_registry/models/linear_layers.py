@@ -8,6 +8,7 @@ patches of the input, (groups, inputs of an output, positions).
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,8 @@ from onnx import ModelProto, NodeProto, ValueInfoProto, helper
 from model_registry.models.graphs import Weights
 
 Floats = npt.NDArray[np.floating[Any]]
+# Told how many positions there are, it says which are wanted; ``slice`` wants them all.
+Choice = Callable[[int], npt.NDArray[np.intp] | slice]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +50,12 @@ class LinearLayer:
         flat = rows.reshape(-1, rows.shape[-1])
         return np.ascontiguousarray(flat.T if self.transposed else flat.reshape(shape))
 
-    def columns(self, activation: Floats) -> Floats:
-        """What the rows multiply for one request: (groups, inputs of an output, positions)."""
+    def columns(self, activation: Floats, choose: Choice = slice) -> Floats:
+        """What the rows multiply for one request: (groups, inputs of an output, positions); ``choose`` says at which."""
         if not self.kernel:
-            return np.asarray(activation.reshape(-1, activation.shape[-1]).T[np.newaxis])
-        patches = _patches(activation[0], self)
+            flat = activation.reshape(-1, activation.shape[-1])
+            return np.asarray(flat[choose(len(flat))].T[np.newaxis])
+        patches = _patches(activation[0], self, choose)
         return np.asarray(patches.reshape(self.groups, -1, patches.shape[-1]))
 
 
@@ -101,13 +105,15 @@ def _convolution(node: NodeProto, bias: str | None, weight: Floats, attributes: 
     )
 
 
-def _patches(picture: Floats, layer: LinearLayer) -> Floats:
+def _patches(picture: Floats, layer: LinearLayer, choose: Choice) -> Floats:
     """(channels, height, width) to (channels x kernel positions, output positions), in the order of a weight's values."""
     top, left, bottom, right = layer.pads
     padded = np.pad(picture, ((0, 0), (top, bottom), (left, right)))
     spans = [(k - 1) * d + 1 for k, d in zip(layer.kernel, layer.dilations, strict=True)]
     windows = np.lib.stride_tricks.sliding_window_view(padded, spans, axis=(1, 2))
     (down, across), (dy, dx) = layer.strides, layer.dilations
-    taken = windows[:, ::down, ::across, ::dy, ::dx]
-    channels, height, width = taken.shape[:3]
-    return np.asarray(taken.transpose(0, 3, 4, 1, 2).reshape(-1, height * width)) if channels else np.zeros((0, height * width))
+    strided = windows[:, ::down, ::across, ::dy, ::dx]
+    height, width = strided.shape[1:3]
+    rows, places = np.divmod(np.arange(height * width)[choose(height * width)], width)
+    taken = strided[:, rows, places].transpose(0, 2, 3, 1)
+    return np.asarray(taken.reshape(-1, rows.size)) if len(taken) else np.zeros((0, rows.size))
