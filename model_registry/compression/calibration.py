@@ -57,8 +57,8 @@ class Calibration:
     """Every calibrated layer of ``graph`` by the name of its weight, in its order, and the ``requests`` that told."""
 
     layers: Mapping[str, Calibrated]
-    graph: bytes = b""
-    requests: tuple[Inputs, ...] = ()
+    graph: bytes
+    requests: tuple[Inputs, ...]
 
 
 def calibrate_layers(exact: Content, requests: Sequence[Inputs], *, progress: Progress = lambda *_: None) -> Calibration:

@@ -76,7 +76,8 @@ def _used(nodes: Iterable[NodeProto]) -> set[str]:
 
 
 def _taken(node: NodeProto) -> Iterator[str]:
-    yield from node.input
+    # An optional input that is left out has no name.
+    yield from filter(None, node.input)
     for attribute in node.attribute:
         for graph in _graphs(attribute):
             yield from _used(graph.node)

@@ -13,7 +13,8 @@ from tests.registry.compression.test_compensation import correlated, moments
 
 OUTPUTS, INPUTS = 5, 8
 MOMENTS = moments(correlated(INPUTS))
-CALIBRATION = Calibration({name: Calibrated(LinearLayer(name, f"{name}.b", "x"), MOMENTS, 2.0) for name in ("one", "two")})
+LAYERS = {name: Calibrated(LinearLayer(name, f"{name}.b", "x"), MOMENTS, 2.0) for name in ("one", "two")}
+CALIBRATION = Calibration(LAYERS, graph=b"", requests=())
 BASE = {
     tensor.name: tensor
     for name in CALIBRATION.layers

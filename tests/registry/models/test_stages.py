@@ -36,7 +36,7 @@ REQUESTS = [{"x": np.random.default_rng(seed).standard_normal(SHAPE).astype(np.f
 
 
 def branching() -> bytes:
-    """first, then left and right beside each other, a branch that only looks at an outer value, and last on their mean."""
+    """first, left and right beside each other, a branch that looks at an outer value, optional inputs left out, and last."""
     keep = helper.make_graph(
         [helper.make_node("Abs", ["together"], ["kept"])],
         "keep",
@@ -51,16 +51,18 @@ def branching() -> bytes:
     )
     nodes = [
         helper.make_node("Conv", ["x", "first", "first.bias"], ["a"]),
-        helper.make_node("Relu", ["a"], ["b"]),
+        helper.make_node("Relu", ["a"], ["left in"]),
+        helper.make_node("Dropout", ["left in"], ["b", ""]),
         helper.make_node("Conv", ["b", "left"], ["c"]),
         helper.make_node("Conv", ["b", "right", "right.bias"], ["d"], pads=[1, 1, 1, 1]),
         helper.make_node("Concat", ["c", "d"], ["together"], axis=1),
         helper.make_node("If", ["yes"], ["chosen"], then_branch=keep, else_branch=drop),
         helper.make_node("GlobalAveragePool", ["chosen"], ["mean"]),
-        helper.make_node("Flatten", ["mean"], ["flat"]),
+        helper.make_node("Clip", ["mean", "", "at most"], ["clipped"]),
+        helper.make_node("Flatten", ["clipped"], ["flat"]),
         helper.make_node("Gemm", ["flat", "last"], ["y"], transB=1),
     ]
-    declared = [numpy_helper.from_array(np.array(True), "yes")]
+    declared = [numpy_helper.from_array(np.array(True), "yes"), numpy_helper.from_array(np.array(0.5, np.float32), "at most")]
     for name, value in WEIGHTS.items():
         tensor = TensorProto(name=name, data_type=TensorProto.FLOAT, dims=value.shape, data_location=TensorProto.EXTERNAL)
         tensor.external_data.add(key="location", value="weights")
