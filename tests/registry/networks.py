@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from model_registry.architectures import architecture
 from model_registry.contract.preprocessing import Preprocessing
@@ -81,3 +82,19 @@ def foreign_onnx(path: Path, *, batch: int | str = "N", classes: int = 3) -> Pat
     onnx.checker.check_model(model)
     path.write_bytes(model.SerializeToString())
     return path
+
+
+def graph_without_weights(
+    nodes: Sequence[NodeProto], weights: Weights, shape: tuple[int, ...], constants: Sequence[TensorProto] = ()
+) -> bytes:
+    """A graph from "x" of ``shape`` to "y" whose weights are declared, not held."""
+    declared = list(constants)
+    for name, value in weights.items():
+        tensor = TensorProto(name=name, data_type=TensorProto.FLOAT, dims=value.shape, data_location=TensorProto.EXTERNAL)
+        tensor.external_data.add(key="location", value="weights")
+        declared.append(tensor)
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
+    graph = helper.make_graph(list(nodes), "g", [x], [y], declared)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=7)
+    return bytes(model.SerializeToString())

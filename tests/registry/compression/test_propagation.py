@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
-from onnx import TensorProto, helper
+from onnx import helper
 
 from model_registry.compression.calibration import Calibrated, Calibration, calibrate_layers, products
 from model_registry.compression.compensation import round_layer
@@ -18,6 +18,7 @@ from model_registry.contract.manifest import InputSpec, Manifest
 from model_registry.contract.session import Session
 from model_registry.contract.tensors import EncodedTensor, float32_tensor
 from model_registry.models.linear_layers import LinearLayer
+from tests.registry.networks import graph_without_weights
 
 Doubles = npt.NDArray[np.float64]
 SHAPE = (1, 6, 8, 8)
@@ -52,18 +53,9 @@ def chain() -> Content:
         helper.make_node("Flatten", ["mean"], ["flat"]),
         helper.make_node("Gemm", ["flat", "head"], ["y"], transB=1),
     ]
-    declared = []
-    for name, value in WEIGHTS.items():
-        tensor = TensorProto(name=name, data_type=TensorProto.FLOAT, dims=value.shape, data_location=TensorProto.EXTERNAL)
-        tensor.external_data.add(key="location", value="weights")
-        declared.append(tensor)
-    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, SHAPE)
-    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
-    graph = helper.make_graph(nodes, "g", [x], [y], declared)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=7)
     manifest = Manifest("onnx", 0, (InputSpec("x", "float32", SHAPE),), ("y",))
     tensors = tuple(float32_tensor(name, value) for name, value in WEIGHTS.items())
-    return Content(manifest, bytes(model.SerializeToString()), tensors)
+    return Content(manifest, graph_without_weights(nodes, WEIGHTS, SHAPE), tensors)
 
 
 def pictures(count: int, seed: int) -> list[dict[str, Floats]]:

@@ -8,26 +8,17 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 import pytest
-from onnx import TensorProto, helper
+from onnx import helper
 
 from model_registry.models.linear_layers import linear_layers, with_inputs_shown
+from tests.registry.networks import graph_without_weights
 
 Floats = npt.NDArray[np.float32]
 
 
 def one_node(kind: str, shape: tuple[int, ...], weights: dict[str, Floats], **attributes: Any) -> bytes:
     """A graph with one node whose weights are declared, not held."""
-    declared = []
-    for name, value in weights.items():
-        tensor = TensorProto(name=name, data_type=TensorProto.FLOAT, dims=value.shape, data_location=TensorProto.EXTERNAL)
-        tensor.external_data.add(key="location", value="weights")
-        declared.append(tensor)
-    node = helper.make_node(kind, ["x", *weights], ["y"], **attributes)
-    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)
-    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
-    graph = helper.make_graph([node], "g", [x], [y], declared)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=7)
-    return bytes(model.SerializeToString())
+    return graph_without_weights([helper.make_node(kind, ["x", *weights], ["y"], **attributes)], weights, shape)
 
 
 def answer(graph: bytes, weights: dict[str, Floats], x: Floats) -> Floats:

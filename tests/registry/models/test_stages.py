@@ -15,6 +15,7 @@ from model_registry.contract.tensors import float32_tensor
 from model_registry.models.graphs import Weights
 from model_registry.models.linear_layers import LinearLayer, linear_layers, with_inputs_shown
 from model_registry.models.stages import Walk
+from tests.registry.networks import graph_without_weights
 
 Floats = npt.NDArray[np.float32]
 SHAPE = (1, 2, 6, 6)
@@ -62,16 +63,8 @@ def branching() -> bytes:
         helper.make_node("Flatten", ["clipped"], ["flat"]),
         helper.make_node("Gemm", ["flat", "last"], ["y"], transB=1),
     ]
-    declared = [numpy_helper.from_array(np.array(True), "yes"), numpy_helper.from_array(np.array(0.5, np.float32), "at most")]
-    for name, value in WEIGHTS.items():
-        tensor = TensorProto(name=name, data_type=TensorProto.FLOAT, dims=value.shape, data_location=TensorProto.EXTERNAL)
-        tensor.external_data.add(key="location", value="weights")
-        declared.append(tensor)
-    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, SHAPE)
-    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
-    graph = helper.make_graph(nodes, "g", [x], [y], declared)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=7)
-    return bytes(model.SerializeToString())
+    constants = [numpy_helper.from_array(np.array(True), "yes"), numpy_helper.from_array(np.array(0.5, np.float32), "at most")]
+    return graph_without_weights(nodes, WEIGHTS, SHAPE, constants)
 
 
 def all_at_once(weights: Weights, layers: list[LinearLayer]) -> list[dict[str, npt.NDArray[Any]]]:
