@@ -50,14 +50,12 @@ def _grouped(size: int, contexts: Integers | None, count: int) -> tuple[slice | 
     if count <= FEW_CONTEXTS:
         groups = [np.flatnonzero(contexts == context) for context in range(count)]
         return np.concatenate(groups), [group.size for group in groups if group.size]
-    small = (contexts + 1).astype(np.uint8 if count < 256 else np.uint16, copy=False)
-    left_out = size - np.count_nonzero(small)
-    if 2 * left_out > size:
-        active = np.flatnonzero(small)
-        order = active[np.argsort(small[active], kind="stable")]
-    else:
-        order = np.argsort(small, kind="stable")[left_out:]
-    bounds = np.searchsorted(small[order], np.arange(1, count + 2))
+    small = (contexts + 1).astype(np.uint8 if count < 255 else np.uint16, copy=False)
+    active = np.flatnonzero(small) if 2 * np.count_nonzero(small) < size else None
+    picked = small if active is None else small[active]
+    order = np.argsort(picked, kind="stable")
+    bounds = np.searchsorted(picked, np.arange(1, count + 2).astype(small.dtype), sorter=order)
+    order = order[bounds[0] :] if active is None else active[order]
     return order, [places for places in np.diff(bounds).tolist() if places]
 
 
