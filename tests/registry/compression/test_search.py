@@ -17,7 +17,7 @@ from model_registry.compression.recipe import Recipe
 from model_registry.compression.updates import LOST_LIMIT
 from model_registry.contract.content import Content
 from model_registry.contract.delta import Codec, apply_delta
-from model_registry.contract.errors import MalformedArtifact, ManifestRefused
+from model_registry.contract.errors import MalformedArtifact, ManifestRefused, ModelUnusable
 from model_registry.contract.full import encode_full
 from model_registry.contract.tensors import EncodedTensor, Encoding
 from model_registry.deltas import make_delta
@@ -76,6 +76,14 @@ def test_pictures_and_preprocessing_are_needed(tmp_path: Path, network: SourceNe
     foreign = read_network(foreign_onnx(tmp_path / "f.onnx"), Recipe())
     with pytest.raises(ManifestRefused, match="--preprocess"):
         search.calibrate(foreign, folder, base=None, progress=quiet)
+
+
+def test_a_network_that_answers_with_no_numbers_is_refused(network: SourceNetwork, folder: Path) -> None:
+    broken = replace(network, weights={name: np.float32(1e30) * value for name, value in network.weights.items()})
+    with pytest.raises(ModelUnusable, match="not finite"):
+        search.calibrate(broken, folder, base=None, progress=quiet)
+    with pytest.raises(ModelUnusable, match="not finite"):
+        search.within_drop(broken, [Sample(path, 0) for path in folder.iterdir()], 0.0, base=None, progress=quiet)
 
 
 def retrained(network: SourceNetwork, by: float) -> SourceNetwork:
