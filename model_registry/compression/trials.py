@@ -8,7 +8,7 @@ step until the damage is as well. Where nothing is left to chance both are the s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from model_registry.compression.pipeline import SourceNetwork, compress
@@ -54,12 +54,16 @@ class Search:
 
 
 class Trials:
-    """The row of ``settings``, each compressed at most once. The first two are the ways out; the very first always holds."""
+    """The row of ``settings`` by name, each compressed at most once.
+
+    The first two are the ways out; the very first always holds.
+    """
 
     def __init__(
-        self, network: SourceNetwork, base: Content | None, settings: Sequence[AnySetting], progress: Progress
+        self, network: SourceNetwork, base: Content | None, settings: Mapping[str, AnySetting], progress: Progress
     ) -> None:
-        self._network, self._base, self._settings, self._progress = network, base, settings, progress
+        self._network, self._base, self._progress = network, base, progress
+        self._names, self._settings = list(settings), list(settings.values())
         self._made: dict[int, tuple[Content, int]] = {}
 
     def smallest(self, measure: Callable[[Content], Damage], bound: float) -> Search:
@@ -82,7 +86,7 @@ class Trials:
             self._progress(1 - 0.25 * number / len(self._settings), "trying finer settings")
             number -= 1
         best = min(filter(holds, seen), key=lambda number: self._trial(number)[1])
-        points = (Point(_label(self._settings[n]), self._trial(n)[1], seen[n].value) for n in sorted(seen))
+        points = (Point(self._names[n], self._trial(n)[1], seen[n].value) for n in sorted(seen))
         return Search(*self._trial(best), tuple(points))
 
     def _halve(self, holds: Callable[[int], bool]) -> int:
@@ -104,13 +108,3 @@ class Trials:
 def _size(content: Content, base: Content | None) -> int:
     """What travels: the delta, or the full artifact without a base."""
     return len(encode_full(content) if base is None else make_delta(base, content, Codec.MODEL).data)
-
-
-def _label(setting: AnySetting) -> str:
-    match setting:
-        case None:
-            return "lossless"
-        case Compensated():
-            return f"price {setting.price:g}"
-        case Setting():
-            return "default" if setting.keep_codebooks else f"step {setting.step:g}"

@@ -33,7 +33,8 @@ def search(network: SourceNetwork, damages: Mapping[float, Damage], bound: float
             return Damage.certain(0.0)
         return default if recipe["codebooks"] else damages[recipe["step"]]
 
-    settings = (None, Setting(), *(Setting(step, keep_codebooks=False) for step in STEPS))
+    steps = {f"step {step:g}": Setting(step, keep_codebooks=False) for step in STEPS}
+    settings = {"lossless": None, "default": Setting(), **steps}
     return Trials(network, None, settings, lambda *_: None).smallest(seen, bound)
 
 
@@ -85,7 +86,7 @@ def test_points_lost_count_what_changed_both_ways_and_are_at_least_what_the_righ
     worse[60] = logits[0]
     lost = before.lost_in(Answers.of(worse, np.ones(100, np.intp)))
     assert lost.value == pytest.approx(2.0)
-    # Two pictures of a hundred, give or take two.
+    # Two pictures of a hundred, give or take nearly two.
     fall = 2.0 * float(before.likely[0] - before.likely[99])
-    assert fall - 4.0 < lost.floor < fall - 2.0
+    assert fall - 2.0 < lost.floor < fall - 1.5
     assert before.lost_in(before) == Damage.certain(0.0)
