@@ -7,7 +7,7 @@ Every value is predicted by its integer (the same rank of the codebook, the same
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -67,10 +67,6 @@ class Prediction:
             return self._nearest(values, start).astype(self.new.dtype, copy=False)
         predicted = self.old.integers(values).astype(self.new.dtype)
         return np.minimum(predicted, self.new.alphabet - 1) if self.new.alphabet else predicted
-
-    def tabled(self, values: Array) -> Prediction:
-        """The same for ``values`` of one byte; ``aligned`` lists the 256 they can have, and all rows are predicted alike."""
-        return replace(self, aligned=values, table=self._predicted(self.aligned, 0))
 
     def kind(self, predicted: Integers, part: slice) -> npt.NDArray[np.uint8]:
         """Context of every value; the last one is that of values which the base does not have.
@@ -133,10 +129,13 @@ def predict(old: EncodedTensor, new: IntegerView, shape: tuple[int, ...], *, by_
     view = None if by_weight else IntegerView(old.encoding, old.scale)
     row_size = max(math.prod(shape[1:]), 1)
     if _is_tabled(old, new):
-        every = EncodedTensor(old.name, old.encoding, _every_value(old), old.scale)
-        listed = Prediction(view, new, _numbers(every) if by_weight else every.values, None, row_size)
+        # Listed, they are predicted like any others: all rows are alike.
+        listed = _every_value(old)
+        if by_weight:
+            listed = _numbers(EncodedTensor(old.name, old.encoding, listed, old.scale))
+        table = Prediction(view, new, listed, None, row_size).integers(slice(0, listed.size))
         values, known = _laid(old.values.view(np.uint8), shape)
-        return replace(listed.tabled(values), known=known)
+        return Prediction(view, new, values, known, row_size, table)
     values, known = _laid(_numbers(old) if by_weight else old.values, shape)
     return Prediction(view, new, values, known, row_size)
 
