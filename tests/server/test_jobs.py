@@ -41,6 +41,8 @@ from tests.server.fleet import FAMILY, add_family, add_vehicle
 from tests.server.models import content, full_file, onnx_file
 
 DEADLINE_S = 120.0
+# A network that takes a child more than a second: on a busy machine a shorter one is over before anybody looks.
+LONG = 300_000
 
 
 def publish(registry: Registry, data: bytes, number: str = "1.0.0", recipe: dict[str, Any] | None = None) -> int:
@@ -230,7 +232,7 @@ def wait_for_child(pid: int) -> psutil.Process:
 
 
 def test_a_killed_child_is_tried_again(registry: Registry) -> None:
-    version_id = publish(registry, onnx_file(4))
+    version_id = publish(registry, onnx_file(4, hidden=LONG))
     with working(registry):
         wait_for_child(os.getpid()).kill()
         made = settled(registry, version_id)
@@ -241,7 +243,7 @@ def test_a_killed_child_is_tried_again(registry: Registry) -> None:
 def test_a_child_knows_no_secrets(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DELTAFLEET_S3_SECRET_KEY", "hush")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hush")
-    publish(registry, onnx_file(4))
+    publish(registry, onnx_file(4, hidden=LONG))
     with working(registry):
         environment = wait_for_child(os.getpid()).environ()
     assert "hush" not in environment.values()
@@ -264,7 +266,7 @@ def test_a_job_without_enough_fails_in_the_end(data: Path, changes: dict[str, ob
 
 
 def test_a_worker_that_is_stopped_gives_its_job_back(registry: Registry) -> None:
-    version_id = publish(registry, onnx_file(6))
+    version_id = publish(registry, onnx_file(6, hidden=LONG))
     with working(registry):
         child = wait_for_child(os.getpid())
     assert not child.is_running()
@@ -289,7 +291,7 @@ def worker_process(settings: Settings) -> Iterator[subprocess.Popen[bytes]]:
 
 def test_a_killed_worker_s_job_is_taken_over_and_its_child_dies_with_it(data: Path) -> None:
     with registry_with(data, job_lease_s=3) as registry:
-        version_id = publish(registry, onnx_file(7))
+        version_id = publish(registry, onnx_file(7, hidden=LONG))
         with worker_process(registry.settings) as process:
             child = wait_for_child(process.pid)
             process.kill()
@@ -303,7 +305,7 @@ def test_a_killed_worker_s_job_is_taken_over_and_its_child_dies_with_it(data: Pa
 
 def test_a_worker_process_ends_on_sigterm(data: Path) -> None:
     with registry_with(data) as registry, worker_process(registry.settings) as process:
-        version_id = publish(registry, onnx_file(8))
+        version_id = publish(registry, onnx_file(8, hidden=LONG))
         wait_for_child(process.pid)
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 0
