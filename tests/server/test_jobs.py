@@ -444,8 +444,12 @@ def test_a_worker_outlives_its_database_s_connections(data: Path, postgres_url: 
     with registry_with(data, database_url=postgres_url) as registry:
         with working(registry) as worker:
             with registry.database.engine.connect() as connection:
-                cut = text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()")
-                connection.execute(cut.execution_options(autocommit=True))
+                # Other tests have databases of their own on the same server.
+                cut = (
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                    " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+                )
+                connection.execute(text(cut).execution_options(autocommit=True))
             made = settled(registry, publish(registry, onnx_file(12)))
             assert worker.alive
         assert made.state == VersionState.PUBLISHED, made.error
