@@ -107,8 +107,9 @@ def round_layer(rows: Doubles, bias: Doubles, calibrated: Calibrated, price: flo
     errors = rows - grid.values(levels)
     owed = np.stack([own @ reach for own, (_, reach) in zip(errors, made_up, strict=True)])
     owed += bias
+    wanted = BIAS_SHARE * wanted_bias_step(factors, energy_price(calibrated, price))
     largest = float(np.abs(owed).max(initial=0))
-    return Rounded(levels, step, owed, min(max(wanted_bias_step(calibrated, factors, price), largest / 127), largest))
+    return Rounded(levels, step, owed, min(max(wanted, largest / 127), largest))
 
 
 def energy_price(calibrated: Calibrated, price: float) -> float:
@@ -122,10 +123,10 @@ def wanted_step(calibrated: Calibrated, factors: list[Factor], price: float) -> 
     return float(np.sqrt(STEP * price / max(calibrated.sensitivity * curvature, 1e-300)))
 
 
-def wanted_bias_step(calibrated: Calibrated, factors: list[Factor], price: float) -> float:
-    """The same for biases, which nothing makes up for."""
+def wanted_bias_step(factors: list[Factor], price: float) -> float:
+    """The same for biases, which nothing makes up for, and a ``price`` of energy."""
     curvature = float(np.mean([factor.curvature[-1] for factor in factors]))
-    return BIAS_SHARE * float(np.sqrt(STEP * energy_price(calibrated, price) / curvature))
+    return float(np.sqrt(STEP * price / curvature))
 
 
 def storable_step(wanted: float, largest: float) -> float:

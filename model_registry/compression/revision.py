@@ -28,11 +28,11 @@ import numpy.typing as npt
 from model_registry.compression.calibration import Calibrated
 from model_registry.compression.compensation import (
     PASSES,
-    STEP,
     Factor,
     energy_price,
     round_groups,
     storable_step,
+    wanted_bias_step,
     wanted_step,
 )
 from model_registry.compression.costs import ChangeCosts, Pricing
@@ -260,8 +260,7 @@ def _bias_choices(target: _Target, base: EncodedTensor | None) -> tuple[_Choice,
     largest = float(np.abs(target.bias).max(initial=0)) or 1.0
     grid = Grid(float(np.float32(largest / 127)))
     known: Doubles = np.zeros(target.bias.shape)
-    curvature = float(np.mean([factor.curvature[-1] for factor in target.factors]))
-    wanted = math.sqrt(STEP * target.price / curvature)
+    wanted = wanted_bias_step(target.factors, target.price)
     if base is not None and target.bias_shape is not None and len(base.shape) == len(target.bias_shape):
         known = _overlap(base, target.bias_shape).reshape(known.shape)
         grid = _halved(base, wanted, largest) or grid

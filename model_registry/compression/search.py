@@ -55,7 +55,8 @@ MAX_DIVERGENCE = 0.01
 MAX_PICTURES = 300
 # Every third picture judges and is not calibrated on: on those that it has seen, rounding loses down to half as much.
 JUDGE_EVERY = 3
-# Whatever trained the network may have seen the judges; on pictures that nobody saw, up to 1.46 times as much was lost.
+# Whatever trained the network may have seen the judges; on pictures that nobody saw, up to 1.46 times as much was lost. That is
+# no guarantee: an update whose loss hangs on a dozen pictures lost ten times as much there.
 MARGIN = 0.68
 # So many thirds of the labelled pictures are left out in turn: which few answers turn is a lottery, and each third draws anew.
 DRAWS = 3
