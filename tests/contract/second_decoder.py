@@ -16,6 +16,7 @@ from itertools import product
 import zstandard
 
 from tests.contract.second_drift import drift
+from tests.contract.second_sparse import SIZE, Block, read_pools
 from tests.contract.second_stream import Bytes, Symbols, as_bits, as_float, half_of, ordered, unordered, unzigzag, zigzag
 
 FORMS = {0: "f", 1: "e", 2: "b", 3: "h", 4: "B"}
@@ -134,12 +135,18 @@ def decode_model(payload: bytes, base: Content, dictionary: bytes) -> bytes:
     blob, symbols = Bytes(reader.block()), Symbols(reader.rest())
     content = Content(head.block(), head.block(), [])
     heads = [read_tensor_head(head) for _ in range(head.number("I"))]
-    known = {t.name: t for t in base.tensors}
+    known, pending = {t.name: t for t in base.tensors}, []
     for name, encoding, shape, count in heads:
         tensor, old = Tensor(name, encoding, shape, [], []), known.get(name)
         tensor.scale = scale(head.number("B"), count, old, blob, symbols)
-        tensor.values = values(head.number("B"), tensor, old, blob, symbols)
+        coder = head.number("B")
+        if coder >= 48:
+            assert old is not None
+            pending += sparse(coder - 48, tensor, old, symbols)
+        else:
+            tensor.values = values(coder, tensor, old, blob, symbols)
         content.tensors.append(tensor)
+    read_pools(pending, symbols)
     assert not head.rest()
     assert not blob.rest()
     assert symbols.state == 0
@@ -304,18 +311,46 @@ def changes(number: int, new: Tensor, old: Tensor, numbering: Numbering, symbols
     result: list[int] = []
     for start in range(0, len(predicted), BLOCK):
         block = predicted[start : start + BLOCK]
-        places = range(start, start + len(block))
-        kinds, count = kinds_of(block, numbering)
-        contexts = list(kinds)
-        for i, place in enumerate(places if activity else ()):
-            rows = math.prod(new.shape[1:])
-            axes = place // rows, place % rows // (rows // new.shape[1])
-            found = [length[axis] for length, axis in zip(lengths, axes, strict=False)]
-            contexts[i] = min(15, sum(found)) * count + kinds[i] if all(found) else -1
+        kinds, contexts = contexts_of(block, start, new.shape, lengths, numbering)
         filled = [numbering.zero or 0 if p is None else p for p in block]
         decode = replacements if replaced else steps
         result += [numbering.value(i) for i in decode(filled, contexts, kinds, numbering, symbols)]
     return result
+
+
+def sparse(number: int, new: Tensor, old: Tensor, symbols: Symbols) -> list[Block]:
+    """Blocks that fill in ``new.values`` one after the other."""
+    numbering = Numbering(new.encoding, new.scale)
+    by_weight, by_context, activity = number // 6, number // 3 % 2, number % 3
+    predicted = predictions(new, old, numbering, by_weight)
+    lengths = [symbols.partition(side, 33) for side in new.shape[:activity]]
+    blocks = []
+    for start in range(0, len(predicted), SIZE):
+        block = predicted[start : start + SIZE]
+        filled = [numbering.zero or 0 if p is None else p for p in block]
+
+        def finish(sent: dict[int, int], filled: list[int] = filled) -> None:
+            new.values += [numbering.value(stepped(p, sent.get(place, 0), numbering)) for place, p in enumerate(filled)]
+
+        kinds, contexts = contexts_of(block, start, new.shape, lengths, numbering)
+        count = 14 if new.encoding == 4 else 3
+        of_steps = (contexts, 16 * count) if by_context else (kinds, count)
+        blocks.append(Block(contexts, *of_steps, finish))
+    return blocks
+
+
+def contexts_of(
+    block: list[int | None], start: int, shape: tuple[int, ...], lengths: list[list[int]], numbering: Numbering
+) -> tuple[list[int], list[int]]:
+    """Kinds and contexts."""
+    kinds, count = kinds_of(block, numbering)
+    contexts = list(kinds)
+    for i in range(len(block) if lengths else 0):
+        rows = math.prod(shape[1:])
+        axes = (start + i) // rows, (start + i) % rows // (rows // shape[1])
+        found = [length[axis] for length, axis in zip(lengths, axes, strict=False)]
+        contexts[i] = min(15, sum(found)) * count + kinds[i] if all(found) else -1
+    return kinds, contexts
 
 
 def cell_classes(numbering: Numbering) -> list[int]:
@@ -348,17 +383,19 @@ Decode = Callable[[list[int], list[int], list[int], Numbering, Symbols], Iterato
 
 
 def steps(predicted: list[int], contexts: list[int], kinds: list[int], numbering: Numbering, symbols: Symbols) -> Iterator[int]:
+    count, alphabet = len(predicted), numbering.alphabet
+    sent = symbols.grouped(count, contexts, alphabet) if alphabet else symbols.numbers(count, contexts)
+    yield from (stepped(p, step, numbering) for p, step in zip(predicted, sent, strict=True))
+
+
+def stepped(p: int, sent: int, numbering: Numbering) -> int:
     if numbering.alphabet is None:
-        for p, number in zip(predicted, symbols.numbers(len(predicted), contexts), strict=True):
-            yield p + unzigzag(number)
-        return
-    alphabet, half = numbering.alphabet, numbering.alphabet // 2
-    for p, sent in zip(predicted, symbols.grouped(len(predicted), contexts, alphabet), strict=True):
-        step = sent
-        if numbering.zero is not None and p != numbering.zero:
-            to_zero = zigzag((numbering.zero - p + half) % alphabet - half)
-            step = to_zero if sent == 1 else sent - 1 if 2 <= sent <= to_zero else sent
-        yield (p + unzigzag(step)) % alphabet
+        return p + unzigzag(sent)
+    alphabet, half, step = numbering.alphabet, numbering.alphabet // 2, sent
+    if numbering.zero is not None and p != numbering.zero:
+        to_zero = zigzag((numbering.zero - p + half) % alphabet - half)
+        step = to_zero if sent == 1 else sent - 1 if 2 <= sent <= to_zero else sent
+    return (p + unzigzag(step)) % alphabet
 
 
 def replacements(

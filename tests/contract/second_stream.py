@@ -89,14 +89,16 @@ class Symbols:
         tokens = self.grouped(count, contexts, 128)
         result = [t if t < 16 else 4 + (t - 16) % 4 for t in tokens]
         lengths = [0 if t < 16 else 5 + (t - 16) // 4 for t in tokens]
-        for length in sorted(set(lengths) - {0}):
-            places = [i for i, found in enumerate(lengths) if found == length]
-            low = [0] * len(places)
-            for shift in range(0, length - 3, 16):
-                piece = self.bits(min(16, length - 3 - shift), len(places))
-                low = [a | (b << shift) for a, b in zip(low, piece, strict=True)]
-            for place, rest in zip(places, low, strict=True):
-                result[place] = (result[place] << (length - 3)) | rest
+        widths = [max(length - 3, 0) for length in lengths]
+        return [(high << width) | low for high, width, low in zip(result, widths, self.low_bits(widths), strict=True)]
+
+    def low_bits(self, widths: list[int]) -> list[int]:
+        result = [0] * len(widths)
+        for width in sorted(set(widths) - {0}):
+            places = [i for i, found in enumerate(widths) if found == width]
+            for shift in range(0, width, 16):
+                for place, piece in zip(places, self.bits(min(16, width - shift), len(places)), strict=True):
+                    result[place] |= piece << shift
         return result
 
     def grouped(self, count: int, contexts: list[int] | None, alphabet: int) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -10,11 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from model_registry.contract.codecs import changes
+from model_registry.contract.codecs import changes, pools, sparse
+from model_registry.contract.codecs.changes import encode_changes
 from model_registry.contract.codecs.heads import ContentHead
 from model_registry.contract.codecs.integers import IntegerView
+from model_registry.contract.codecs.prediction import predictions
 from model_registry.contract.codecs.scales import encode_scale, scale_candidates
 from model_registry.contract.codecs.sections import Sink
+from model_registry.contract.codecs.sparse import encode_sparse
 from model_registry.contract.codecs.tensor_coding import DRIFT, SAME, encode_differences
 from model_registry.contract.content import Content
 from model_registry.contract.delta import Codec, DeltaHeader, apply_delta, read_delta_header
@@ -23,7 +27,7 @@ from model_registry.contract.full import encode_full
 from model_registry.contract.limits import DEFAULT_LIMITS
 from model_registry.contract.tensors import EncodedTensor, Encoding
 from model_registry.deltas import counterfactuals, make_delta, make_deltas
-from tests.contract import second_decoder
+from tests.contract import second_decoder, second_sparse
 from tests.contract.contents import content, pairs, small_network, sparse_codebook, tensor
 
 
@@ -42,10 +46,37 @@ def test_every_way_of_coding_changes_gives_the_values_back(pair: tuple[Content, 
     base, new = pair
     known = {t.name: t for t in base.tensors}
     for fresh in (t for t in new.tensors if t.name in known):
-        for number, sink in encode_differences(known[fresh.name], fresh):
+        for number, sink in _every_way(known[fresh.name], fresh):
             data, single = _delta_of_one_tensor(base, new, fresh, number, sink)
             assert apply_delta(base, data).data == single.data
             assert second_decoder.decode_delta(data, base.data) == single.data
+
+
+@given(st.data())
+def test_sparse_changes_span_blocks_and_pools(data: st.DataObject) -> None:
+    """With small blocks a tensor has several of them, and they fill several pools; the second decoder agrees."""
+    side = data.draw(st.integers(1, 12))
+    values = data.draw(hnp.arrays(np.uint8, (side, 9, 2), elements=st.sampled_from([0, 0, 0, 1, 2])))
+    share = data.draw(st.sampled_from([0.02, 0.4, 0.97]))
+    moved = np.random.default_rng(side).random(values.shape) < share
+    base = content(*(tensor(name, Encoding.CODEBOOK, values, [0.0, 0.5, 1.0]) for name in "ab"))
+    fresh = tensor("a", Encoding.CODEBOOK, np.where(moved, (values + 1) % 3, values).astype(np.uint8), [0.0, 0.5, 1.0])
+    new = _with(base, fresh, EncodedTensor("b", fresh.encoding, fresh.values, fresh.scale))
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (pools, sparse, second_sparse, second_decoder):
+            patch.setattr(module, "SIZE", 50)
+        delta = make_delta(base, new, Codec.MODEL)
+        assert apply_delta(base, delta.data).data == new.data
+        assert second_decoder.decode_delta(delta.data, base.data) == new.data
+
+
+def _every_way(old: EncodedTensor, new: EncodedTensor) -> Iterator[tuple[int, Sink]]:
+    """Sparse or not."""
+    yield from encode_differences(old, new)
+    view = IntegerView(new.encoding, new.scale)
+    for by_weight, prediction in predictions(old, view, new.shape):
+        for encode in (encode_changes, encode_sparse):
+            yield from encode(prediction, new.values, by_weight=by_weight)
 
 
 def _delta_of_one_tensor(base: Content, new: Content, fresh: EncodedTensor, number: int, sink: Sink) -> tuple[bytes, Content]:
@@ -273,6 +304,7 @@ def test_an_unknown_codec_says_to_update() -> None:
 
 def test_every_change_coder_has_its_own_number() -> None:
     assert [coder.number for coder in changes.CODERS] == list(range(32, 44))
+    assert [coder.number for coder in sparse.CODERS] == [48, 49, 50, 52, 53, 54, 55, 56, 58, 59]
 
 
 def test_counterfactuals_tell_what_other_ways_cost() -> None:

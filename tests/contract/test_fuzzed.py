@@ -20,14 +20,15 @@ from model_registry.bench.fuzzing.mutations import Bases, mutate, unpack
 from model_registry.bench.fuzzing.runs import fuzz
 from model_registry.bench.fuzzing.seeds import delta_seeds, known_contents
 from model_registry.bench.fuzzing.target import FIXED_BYTES, LIMITS, Finding, Target
-from model_registry.contract.codecs.changes import CODERS
+from model_registry.contract.codecs import changes, sparse
 from model_registry.contract.codecs.values import ValueCoder
 from model_registry.contract.content import Content
 from model_registry.contract.errors import MalformedArtifact
 from model_registry.contract.full import encode_full
 
 PROGRAM = Path(sys.executable).with_name("deltafleet")
-INPUTS = 1200
+# Twice as many as there are seeds, which come first.
+INPUTS = 2600
 
 
 @pytest.mark.parametrize("decoder", list(Decoder))
@@ -57,7 +58,7 @@ def test_natural_seeds_decode_and_forced_ones_reach_every_coder() -> None:
     for artifact in forced:
         ended[target.run(artifact)] += 1
         reached.add(_coder(artifact, target.bases))
-    assert reached >= {coder.number for coder in CODERS} | set(ValueCoder)
+    assert reached >= {coder.number for coder in changes.CODERS} | {coder.number for coder in sparse.CODERS} | set(ValueCoder)
     # Through every coder to the digest: no seed gets further without a key.
     assert ended["ContentMismatch"] > 200
 

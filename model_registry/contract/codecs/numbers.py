@@ -27,7 +27,10 @@ ALPHABET = DIRECT + 4 * (MAX_LENGTH - 4)
 
 def write_partitioned(writer: SymbolWriter, symbols: Integers, contexts: Integers | None, *, alphabet: int, count: int) -> None:
     """Symbols in one group for each context 0..count-1 that occurs, in that order; contexts below 0 are left out."""
-    order, sizes = _grouped(symbols.size, contexts, count)
+    if contexts is None:
+        writer.partition(symbols, alphabet)
+        return
+    order, sizes = grouped(contexts, count)
     for group in np.split(symbols[order], np.cumsum(sizes)[:-1]):
         writer.partition(group, alphabet)
 
@@ -36,22 +39,22 @@ def read_partitioned(
     reader: SymbolReader, size: int, contexts: Integers | None, *, alphabet: int, count: int, dtype: npt.DTypeLike
 ) -> npt.NDArray[Any]:
     """The inverse of ``write_partitioned``."""
-    order, sizes = _grouped(size, contexts, count)
+    if contexts is None:
+        return reader.partition(size, alphabet, dtype)
+    order, sizes = grouped(contexts, count)
     symbols = np.zeros(size, dtype)
     if sizes:
         symbols[order] = np.concatenate([reader.partition(length, alphabet, dtype) for length in sizes])
     return symbols
 
 
-def _grouped(size: int, contexts: Integers | None, count: int) -> tuple[slice | npt.NDArray[np.intp], list[int]]:
-    """The places of all contexts, one context after the other, and how many places each that occurs has."""
-    if contexts is None:
-        return slice(None), [size]
+def grouped(contexts: Integers, count: int) -> tuple[npt.NDArray[np.intp], list[int]]:
+    """The places of all contexts 0..count-1, one context after the other, and how many places each that occurs has."""
     if count <= FEW_CONTEXTS:
         groups = [np.flatnonzero(contexts == context) for context in range(count)]
         return np.concatenate(groups), [group.size for group in groups if group.size]
     small = (contexts + 1).astype(np.uint8 if count < 255 else np.uint16, copy=False)
-    active = np.flatnonzero(small) if 2 * np.count_nonzero(small) < size else None
+    active = np.flatnonzero(small) if 2 * np.count_nonzero(small) < small.size else None
     picked = small if active is None else small[active]
     order = np.argsort(picked, kind="stable")
     bounds = np.searchsorted(picked, np.arange(1, count + 2).astype(small.dtype), sorter=order)
@@ -82,13 +85,13 @@ def blocks(size: int) -> Iterator[slice]:
 def _write_block(writer: SymbolWriter, numbers: npt.NDArray[np.int64], contexts: Integers | None, count: int) -> None:
     tokens, widths = tokens_of(numbers)
     write_partitioned(writer, tokens, contexts, alphabet=ALPHABET, count=count)
-    _write_remainders(writer, numbers, widths)
+    write_remainders(writer, numbers, widths)
 
 
 def _read_block(reader: SymbolReader, size: int, contexts: Integers | None, count: int) -> Numbers:
     tokens = read_partitioned(reader, size, contexts, alphabet=ALPHABET, count=count, dtype=np.uint8)
     numbers, long, widths = numbers_of(tokens)
-    numbers[long] |= _read_remainders(reader, widths).astype(numbers.dtype, copy=False)
+    numbers[long] |= read_remainders(reader, widths).astype(numbers.dtype, copy=False)
     return numbers
 
 
@@ -114,15 +117,15 @@ def _type_for(width: int) -> type[np.signedinteger[Any]]:
     return np.int16 if width <= 11 else np.int32 if width <= 27 else np.int64
 
 
-def _write_remainders(writer: SymbolWriter, numbers: Integers, widths: Integers) -> None:
+def write_remainders(writer: SymbolWriter, numbers: Integers, widths: Integers) -> None:
     """The low bits of numbers, 0 to 32 of each as ``widths`` says, which the reader must know; narrow ones first."""
     for width, group in _by_width(widths):
         for shift, piece in _pieces(width):
             writer.bits((numbers[group] >> shift) & ((1 << piece) - 1), piece)
 
 
-def _read_remainders(reader: SymbolReader, widths: Integers) -> npt.NDArray[np.int64]:
-    """The inverse of ``_write_remainders``."""
+def read_remainders(reader: SymbolReader, widths: Integers) -> npt.NDArray[np.int64]:
+    """The inverse of ``write_remainders``."""
     numbers = np.zeros(widths.size, np.int64)
     for width, group in _by_width(widths):
         low = np.zeros(group.size, np.int64)

@@ -7,6 +7,7 @@ Every value is predicted by its integer (the same rank of the codebook, the same
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -108,11 +109,11 @@ class Prediction:
                 with np.errstate(over="ignore"):
                     return self.new.integers(weights.astype(self.new.encoding.dtype)).astype(np.int64)
             case Encoding.GRID8 | Encoding.GRID16:
-                steps = self.new.scale.astype(np.float64)
-                if steps.size > 1:
-                    steps = steps[np.arange(start, start + weights.size) // self.row_size]
                 half = 1 << (self.new.width - 1)
                 with np.errstate(all="ignore"):
+                    steps = self.new.scale.astype(np.float64)
+                    if steps.size > 1:
+                        steps = steps[np.arange(start, start + weights.size) // self.row_size]
                     nearest = np.rint(weights.astype(np.float64) / steps)
                 beyond = ~np.isfinite(nearest)
                 if beyond.any():
@@ -120,11 +121,25 @@ class Prediction:
                 return np.clip(nearest, -half, half - 1, out=nearest).astype(np.int64) + self.new.zero
 
 
-def predict(old: EncodedTensor, new: IntegerView, shape: tuple[int, ...], *, by_weight: bool) -> Prediction | None:
-    """Lay the base's tensor over ``shape``. None when it says nothing: another rank, other integers, no order among entries."""
+def predicts(old: EncodedTensor, new: IntegerView, shape: tuple[int, ...], *, by_weight: bool) -> bool:
+    """Whether the base's tensor says anything: not with another rank, other integers, or no order among entries."""
     if len(old.shape) != len(shape) or (not by_weight and old.encoding is not new.encoding):
-        return None
-    if by_weight and new.encoding is Encoding.CODEBOOK and not np.isfinite(new.scale).all():
+        return False
+    return not by_weight or new.encoding is not Encoding.CODEBOOK or bool(np.isfinite(new.scale).all())
+
+
+def predictions(old: EncodedTensor, new: IntegerView, shape: tuple[int, ...]) -> Iterator[tuple[bool, Prediction]]:
+    """By integer, and by weight where that is something else: whether it is by weight, and the prediction."""
+    same_integers = old.encoding is new.encoding and old.scale.tobytes() == new.scale.tobytes()
+    for by_weight in (False,) if same_integers else (False, True):
+        prediction = predict(old, new, shape, by_weight=by_weight)
+        if prediction:
+            yield by_weight, prediction
+
+
+def predict(old: EncodedTensor, new: IntegerView, shape: tuple[int, ...], *, by_weight: bool) -> Prediction | None:
+    """Lay the base's tensor over ``shape``. None when it says nothing."""
+    if not predicts(old, new, shape, by_weight=by_weight):
         return None
     view = None if by_weight else IntegerView(old.encoding, old.scale)
     row_size = max(math.prod(shape[1:]), 1)

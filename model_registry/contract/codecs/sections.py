@@ -9,6 +9,7 @@ import struct
 
 import zstandard
 
+from model_registry.contract.codecs.pools import Changes, Pending, read_pools, write_pools
 from model_registry.contract.content import ByteReader
 from model_registry.contract.entropy import COST_UNIT, SymbolReader, SymbolWriter
 from model_registry.contract.errors import LimitExceeded, MalformedArtifact
@@ -18,35 +19,49 @@ MAX_WINDOW_LOG = 31
 
 
 class Sink:
-    """Where an encoder puts symbols and plain bytes."""
+    """Where an encoder puts symbols, plain bytes, and sparse changes, which become symbols behind all others."""
 
     def __init__(self) -> None:
         self.symbols = SymbolWriter()
         self.blob = bytearray()
+        self.changes: list[Changes] = []
 
     @property
     def cost(self) -> int:
         """In 1/65536 bit."""
-        return self.symbols.cost + len(self.blob) * 8 * COST_UNIT
+        return self._all_symbols().cost + len(self.blob) * 8 * COST_UNIT
 
     def extend(self, other: Sink) -> None:
         self.symbols.extend(other.symbols)
         self.blob += other.blob
+        self.changes += other.changes
 
     def pack(self, head: bytes, *, dictionary: bytes = b"") -> bytes:
         frame = compress(head, level=HEAD_LEVEL, dictionary=dictionary)
         sizes = struct.pack("<I", len(frame)), struct.pack("<I", len(self.blob))
-        return b"".join([sizes[0], frame, sizes[1], self.blob, self.symbols.finish()])
+        return b"".join([sizes[0], frame, sizes[1], self.blob, self._all_symbols().finish()])
+
+    def _all_symbols(self) -> SymbolWriter:
+        symbols = SymbolWriter()
+        symbols.extend(self.symbols)
+        write_pools(symbols, self.changes)
+        return symbols
 
 
 class Source:
-    """Where a decoder takes symbols and plain bytes from, in the order in which they were put."""
+    """Where a decoder takes symbols and plain bytes from, in the order in which they were put.
+
+    Blocks whose changes come behind all other symbols are ``pending`` until the end.
+    """
 
     def __init__(self, blob: bytes, symbols: bytes) -> None:
         self.blob = ByteReader(blob)
         self.symbols = SymbolReader(symbols)
+        self.pending: list[Pending] = []
 
     def end(self) -> None:
+        """Fill in what is pending. Raises MalformedArtifact, also where anything is left over."""
+        read_pools(self.symbols, self.pending)
         self.blob.end()
         self.symbols.end()
 

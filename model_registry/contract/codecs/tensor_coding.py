@@ -13,14 +13,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from model_registry.contract.codecs.changes import FIRST_NUMBER, decode_changes, encode_changes
+from model_registry.contract.codecs.changes import FIRST_CHANGES, decode_changes, encode_changes
 from model_registry.contract.codecs.drift import read_drift, write_drift
 from model_registry.contract.codecs.heads import TensorHead
 from model_registry.contract.codecs.integers import Array, IntegerView
 from model_registry.contract.codecs.mapping import maps, read_mapping, write_mapping
-from model_registry.contract.codecs.prediction import predict
+from model_registry.contract.codecs.prediction import predict, predictions
 from model_registry.contract.codecs.scales import decode_scale, encode_scale
 from model_registry.contract.codecs.sections import Sink, Source
+from model_registry.contract.codecs.sparse import FIRST_SPARSE, are_sparse, decode_sparse, encode_sparse
 from model_registry.contract.codecs.values import decode_values, encode_values
 from model_registry.contract.errors import MalformedArtifact
 from model_registry.contract.tensors import EncodedTensor
@@ -61,7 +62,9 @@ def encode_differences(old: EncodedTensor, new: EncodedTensor) -> Iterator[tuple
         # Nothing else comes near a few bytes.
         yield MAPPING, mapping
         return
-    yield from encode_changes(old, new)
+    for by_weight, prediction in predictions(old, view, new.shape):
+        encode = encode_sparse if view.is_integer and are_sparse(prediction, new.values) else encode_changes
+        yield from encode(prediction, new.values, by_weight=by_weight)
     weights, sink = _weights(old, view, new.shape), Sink()
     if weights is not None and write_drift(sink, weights, new.values.ravel(), new.shape):
         yield DRIFT, sink
@@ -107,7 +110,9 @@ def _decode_values(
         if weights is None:
             raise MalformedArtifact(f"tensor {head.name!r} drifts from floats that the base does not have")
         return read_drift(source, weights, head.shape, head.encoding.dtype).reshape(head.shape)
-    if number >= FIRST_NUMBER:
+    if number >= FIRST_SPARSE:
+        return decode_sparse(number, old, view=view, shape=head.shape, source=source)
+    if number >= FIRST_CHANGES:
         return decode_changes(number, old, view=view, shape=head.shape, source=source)
     if number != SAME:
         return decode_values(number, view, head.shape, source)

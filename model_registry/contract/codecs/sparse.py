@@ -1,0 +1,154 @@
+"""One tensor's values where most stay: only those that change are told, in a pool with those of other tensors (pools.py).
+
+What changes is told as steps from the prediction, as in changes.py, and in the same contexts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+
+from model_registry.contract.codecs.activity import Activity, Contexts
+from model_registry.contract.codecs.integers import Array, IntegerView
+from model_registry.contract.codecs.numbers import grouped
+from model_registry.contract.codecs.pools import SIZE, Changes, Integers, Long, Steps
+from model_registry.contract.codecs.prediction import Prediction, predict, predicts
+from model_registry.contract.codecs.sections import Sink, Source
+from model_registry.contract.codecs.steps import from_steps, to_steps
+from model_registry.contract.entropy import unzigzag, zigzag
+from model_registry.contract.errors import MalformedArtifact, UnsupportedArtifact
+from model_registry.contract.tensors import EncodedTensor
+
+FIRST_SPARSE = 48
+SMALL = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class SparseCoder:
+    """One way of telling sparse changes; its number in the head is 48 + 6 by_weight + 3 by_context + activity.
+
+    ``by_context``: a step stands in the whole context of its value, not in that of its kind alone.
+    """
+
+    by_weight: bool
+    by_context: bool
+    activity: Activity
+
+    @property
+    def number(self) -> int:
+        return FIRST_SPARSE + 6 * self.by_weight + 3 * self.by_context + self.activity
+
+    def fits(self, view: IntegerView, shape: tuple[int, ...]) -> bool:
+        return view.is_integer and self.activity.fits(shape)
+
+
+CODERS = tuple(
+    SparseCoder(by_weight, by_context, activity)
+    for by_weight, by_context, activity in product((False, True), (False, True), Activity)
+    # Without activity a context is a kind.
+    if activity or not by_context
+)
+
+
+def are_sparse(prediction: Prediction, values: Array) -> bool:
+    """Whether half the values or more are as predicted, or there are too few of them to earn tables of their own."""
+    if values.size < SMALL:
+        return True
+    view, flat = prediction.new, values.ravel()
+    return (
+        2 * sum(int((view.integers(flat[part]) != prediction.integers(part)).sum()) for part in _blocks(flat.size)) <= flat.size
+    )
+
+
+def encode_sparse(prediction: Prediction, values: Array, *, by_weight: bool) -> Iterator[tuple[int, Sink]]:
+    """Every way of telling how ``values`` differ from their ``prediction``, by number."""
+    for coder in CODERS:
+        if coder.by_weight is by_weight and coder.fits(prediction.new, values.shape):
+            sink, contexts, flat = Sink(), Contexts(values.shape, coder.activity), values.ravel()
+            contexts.write(sink.symbols, prediction, flat)
+            sink.changes += [_Opened(prediction, contexts, coder, part, flat[part]).changes() for part in _blocks(flat.size)]
+            yield coder.number, sink
+
+
+def decode_sparse(
+    number: int, old: EncodedTensor | None, *, view: IntegerView, shape: tuple[int, ...], source: Source
+) -> Array:
+    """Values of ``shape``, whose size the caller has bounded; filled in when ``source`` ends. Raises ArtifactRefused."""
+    coder = next((coder for coder in CODERS if coder.number == number and coder.fits(view, shape)), None)
+    if coder is None:
+        raise UnsupportedArtifact(f"unknown coder {number} for {view.encoding.name}", remedy="update this program")
+    if old is None or not predicts(old, view, shape, by_weight=coder.by_weight):
+        raise MalformedArtifact("changes are coded against a tensor that the base does not have")
+    contexts, values = Contexts(shape, coder.activity), np.zeros(shape, view.encoding.dtype)
+    contexts.read(source.symbols)
+    source.pending += [_Block(old, view, coder, contexts, values, part) for part in _blocks(values.size)]
+    return values
+
+
+def _blocks(size: int) -> Iterator[slice]:
+    for start in range(0, size, SIZE):
+        yield slice(start, min(start + SIZE, size))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Block:
+    """A part of a tensor's ``values`` that waits for its changes; it takes little room until it is opened."""
+
+    old: EncodedTensor
+    view: IntegerView
+    coder: SparseCoder
+    contexts: Contexts
+    values: Array
+    part: slice
+
+    @property
+    def size(self) -> int:
+        return int(self.part.stop - self.part.start)
+
+    def open(self) -> _Opened:
+        prediction = predict(self.old, self.view, self.values.shape, by_weight=self.coder.by_weight)
+        assert prediction is not None
+        return _Opened(prediction, self.contexts, self.coder, self.part, self.values.reshape(-1)[self.part])
+
+
+class _Opened:
+    """A block of ``values`` in the order of its contexts.
+
+    ``room``: how many values each context has that occurs; ``step_contexts``: how many contexts steps can stand in.
+    """
+
+    def __init__(self, prediction: Prediction, contexts: Contexts, coder: SparseCoder, part: slice, values: Array) -> None:
+        self._view, self._values = prediction.new, values
+        self._predicted = prediction.integers(part)
+        kinds = prediction.kind(self._predicted, part)
+        places, count = contexts.of(kinds, prediction.kinds, part)
+        self._order, sizes = grouped(places, count)
+        self._of_steps: Integers = places if coder.by_context else kinds
+        self.step_contexts = count if coder.by_context else prediction.kinds
+        self.room = np.array(sizes, np.int64)
+        self._changed = self._order[:0]
+
+    def changes(self) -> Changes:
+        """How the values differ from what is predicted."""
+        integers = self._view.integers(self._values)
+        ranks = np.flatnonzero((integers != self._predicted)[self._order])
+        contexts = self.find(ranks)
+        before, after = self._predicted[self._changed], integers[self._changed]
+        alphabet = self._view.alphabet
+        steps = to_steps(after, before, alphabet, self._view.zero) if alphabet else zigzag(after - before)
+        return Changes(self._values.size, self.room, ranks, steps, contexts, self.step_contexts)
+
+    def find(self, ranks: Long) -> Integers:
+        """The values at these ranks change; the contexts of their steps."""
+        self._changed = self._order[ranks]
+        return self._of_steps[self._changed]
+
+    def change(self, steps: Steps) -> None:
+        """Fill in the values, with these steps where ``find`` was told."""
+        before, alphabet = self._predicted[self._changed], self._view.alphabet
+        after = from_steps(steps, before, alphabet, self._view.zero) if alphabet else before + unzigzag(steps)
+        self._predicted[self._changed] = after
+        self._values[:] = self._view.values(self._predicted)
