@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import math
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -49,7 +49,7 @@ class Content:
     @cached_property
     def sha256(self) -> str:
         """The version's identity, lower-case hexadecimal."""
-        return hashlib.sha256(self.data).hexdigest()
+        return digest_of(content_parts(self.manifest.to_bytes(), self.graph, self.tensors))
 
     def weights(self) -> dict[str, npt.NDArray[np.float32]]:
         """Every tensor by name, as an engine takes it."""
@@ -85,10 +85,14 @@ class ByteReader:
         self._at = 0
 
     def take(self, size: int) -> bytes:
+        return bytes(self.view(size))
+
+    def view(self, size: int) -> memoryview:
+        """As ``take``, without a copy."""
         if size > len(self._data) - self._at:
             raise MalformedArtifact("the file ends too early", remedy="download or build it again")
         self._at += size
-        return bytes(self._data[self._at - size : self._at])
+        return self._data[self._at - size : self._at]
 
     def number(self, form: str) -> int:
         """One little-endian unsigned integer of struct's format ``form``."""
@@ -115,7 +119,7 @@ class ByteReader:
             raise MalformedArtifact(f"{len(self._data) - self._at} bytes follow the end")
 
 
-def content_parts(manifest: bytes, graph: bytes, tensors: Sequence[EncodedTensor]) -> Iterator[bytes]:
+def content_parts(manifest: bytes, graph: bytes, tensors: Sequence[EncodedTensor]) -> Iterator[bytes | memoryview]:
     """The canonical bytes piece by piece, so that a decoder can check the digest before anybody reads the manifest."""
     yield MAGIC + struct.pack("<I", len(manifest)) + manifest
     yield struct.pack("<I", len(graph)) + graph
@@ -123,7 +127,15 @@ def content_parts(manifest: bytes, graph: bytes, tensors: Sequence[EncodedTensor
     for tensor in tensors:
         head = tensor_head(tensor.name, tensor.encoding, tensor.shape)
         yield head + struct.pack("<I", tensor.scale.size) + tensor.scale.astype("<f4").tobytes()
-        yield tensor.values.tobytes()
+        yield np.ascontiguousarray(tensor.values).data
+
+
+def digest_of(parts: Iterable[bytes | memoryview]) -> str:
+    """The SHA-256 of all parts, lower-case hexadecimal."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()
 
 
 def tensor_head(name: str, encoding: Encoding, shape: tuple[int, ...]) -> bytes:
@@ -149,5 +161,7 @@ def read_tensor_head(reader: ByteReader) -> tuple[str, Encoding, tuple[int, ...]
 def _read_tensor(reader: ByteReader) -> EncodedTensor:
     name, encoding, shape = read_tensor_head(reader)
     scale = np.frombuffer(reader.take(4 * reader.number("I")), "<f4").astype(np.float32)
-    values = np.frombuffer(reader.take(math.prod(shape) * encoding.dtype.itemsize), encoding.dtype)
+    # Wider types want an address that is a multiple of their size, which a copy has.
+    take = reader.view if encoding.dtype.itemsize == 1 else reader.take
+    values = np.frombuffer(take(math.prod(shape) * encoding.dtype.itemsize), encoding.dtype)
     return EncodedTensor(name, encoding, values.reshape(shape), scale)

@@ -21,6 +21,7 @@ from tests.contract.second_stream import Bytes, Symbols, as_bits, as_float, half
 
 FORMS = {0: "f", 1: "e", 2: "b", 3: "h", 4: "B"}
 BLOCK = 1 << 20
+FEW = 512
 
 
 @dataclass
@@ -335,6 +336,9 @@ def sparse(number: int, new: Tensor, old: Tensor, symbols: Symbols) -> list[Bloc
         kinds, contexts = contexts_of(block, start, new.shape, lengths, numbering)
         count = 14 if new.encoding == 4 else 3
         of_steps = (contexts, 16 * count) if by_context else (kinds, count)
+        if len(block) < FEW:
+            contexts = [0] * len(block)
+            of_steps = (contexts, 1)
         blocks.append(Block(contexts, *of_steps, finish))
     return blocks
 

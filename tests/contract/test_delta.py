@@ -65,6 +65,8 @@ def test_sparse_changes_span_blocks_and_pools(data: st.DataObject) -> None:
     with pytest.MonkeyPatch.context() as patch:
         for module in (pools, sparse, second_sparse, second_decoder):
             patch.setattr(module, "SIZE", 50)
+        for module in (sparse, second_decoder):
+            patch.setattr(module, "FEW", 20)
         delta = make_delta(base, new, Codec.MODEL)
         assert apply_delta(base, delta.data).data == new.data
         assert second_decoder.decode_delta(delta.data, base.data) == new.data

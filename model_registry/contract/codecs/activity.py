@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from model_registry.contract.codecs.integers import Array
-from model_registry.contract.codecs.numbers import bit_lengths, blocks
+from model_registry.contract.codecs.numbers import bit_lengths, blocks, context_type
 from model_registry.contract.codecs.prediction import Prediction
 from model_registry.contract.entropy import SymbolReader, SymbolWriter
 
@@ -55,17 +55,18 @@ class Contexts:
         self._activity = [reader.partition(length, ALPHABET, np.int64) for length in self._lengths]
 
     def of(self, kinds: npt.NDArray[np.uint8], count: int, part: slice) -> tuple[Integers, int]:
-        """Of a block whose values are of ``kinds`` 0..count-1 every context, -1 where nothing is coded; how many there are."""
+        """The context of every value of a block, given ``kinds`` 0..count-1, and how many contexts there are.
+
+        Where nothing is coded the context is this number.
+        """
         if not self._activity:
             return kinds, count
-        contexts = self._spread_out(self._crossings(count), part)
-        idle = contexts < 0
-        contexts += kinds
-        contexts[idle] = -1
-        return contexts, (MOST + 1) * count
+        contexts, none = self._spread_out(self._crossings(count), part), (MOST + 1) * count
+        np.add(contexts, kinds, out=contexts, where=contexts < none)
+        return contexts, none
 
     def _crossings(self, kinds: int) -> Integers:
-        """Of every row, or every crossing of a row and a column, the first of its contexts; -1 where nothing changes.
+        """Of every row, or every crossing of a row and a column, the first of its contexts; their number where nothing changes.
 
         The sum of the activities tells the context.
         """
@@ -73,7 +74,8 @@ class Contexts:
         sums, active = rows, rows > 0
         for column in columns:
             sums, active = rows[:, np.newaxis] + column, active[:, np.newaxis] & (column > 0)
-        return np.where(active, np.minimum(sums, MOST) * kinds, -1).astype(np.int16, copy=False).ravel()
+        none = (MOST + 1) * kinds
+        return np.where(active, np.minimum(sums, MOST) * kinds, none).astype(context_type(none)).ravel()
 
     def _spread_out(self, crossings: Integers, part: slice) -> Integers:
         """A number for each crossing as a number for each value of a block."""

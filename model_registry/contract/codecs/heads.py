@@ -7,13 +7,12 @@ A tensor head is name, encoding and shape as in the content, then u32 scale coun
 
 from __future__ import annotations
 
-import hashlib
 import math
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from model_registry.contract.content import ByteReader, Content, content_parts, read_tensor_head, tensor_head
+from model_registry.contract.content import ByteReader, Content, content_parts, digest_of, read_tensor_head, tensor_head
 from model_registry.contract.errors import ContentMismatch, LimitExceeded, MalformedArtifact
 from model_registry.contract.limits import Limits
 from model_registry.contract.manifest import Manifest
@@ -92,10 +91,7 @@ class ContentHead:
 
     def content(self, tensors: Sequence[EncodedTensor], *, sha256: str, limits: Limits) -> Content:
         """Put decoded tensors to the head. The digest is compared before the manifest is read. Raises ContentMismatch."""
-        digest = hashlib.sha256()
-        for part in content_parts(self.manifest, self.graph, tensors):
-            digest.update(part)
-        require_digest(digest.hexdigest(), sha256)
+        require_digest(digest_of(content_parts(self.manifest, self.graph, tensors)), sha256)
         return Content(Manifest.from_bytes(self.manifest, max_bytes=limits.max_manifest_bytes), self.graph, tuple(tensors))
 
 

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from model_registry.contract.tensors import Encoding
 
 Array = npt.NDArray[Any]
+PIECE = 1 << 16
 
 
 def ordered(values: Array) -> npt.NDArray[np.int64]:
@@ -39,9 +40,15 @@ def _turned(bits: npt.NDArray[np.signedinteger[Any]], width: int) -> npt.NDArray
 
 
 def look_up(table: npt.NDArray[np.uint8], places: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """``table[places]`` for at most 256 entries. Indexing would first widen every place to 64 bits."""
-    found = bytearray(places.data).translate(table.tobytes().ljust(256, b"\0"))
-    return np.frombuffer(found, np.uint8).reshape(places.shape)
+    """``table[places]`` for at most 256 entries. Indexing would first widen every place to 64 bits.
+
+    Piece by piece, because fresh memory costs more than looking up.
+    """
+    found, wanted, entries = np.empty(places.size, np.uint8), places.reshape(-1), table.tobytes().ljust(256, b"\0")
+    for start in range(0, places.size, PIECE):
+        piece = slice(start, start + PIECE)
+        found[piece] = np.frombuffer(wanted[piece].tobytes().translate(entries), np.uint8)
+    return found.reshape(places.shape)
 
 
 def signed(differences: Array, width: int) -> Array:

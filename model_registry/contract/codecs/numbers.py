@@ -26,7 +26,7 @@ ALPHABET = DIRECT + 4 * (MAX_LENGTH - 4)
 
 
 def write_partitioned(writer: SymbolWriter, symbols: Integers, contexts: Integers | None, *, alphabet: int, count: int) -> None:
-    """Symbols in one group for each context 0..count-1 that occurs, in that order; contexts below 0 are left out."""
+    """Symbols in one group for each context 0..count-1 that occurs, in that order; those from count on are left out."""
     if contexts is None:
         writer.partition(symbols, alphabet)
         return
@@ -48,17 +48,23 @@ def read_partitioned(
     return symbols
 
 
+def context_type(count: int) -> type[np.unsignedinteger[Any]]:
+    """A type for contexts 0..count-1 and one that is none of them; it has to be narrow for sorting to be quick."""
+    return np.uint8 if count < 256 else np.uint16
+
+
 def grouped(contexts: Integers, count: int) -> tuple[npt.NDArray[np.intp], list[int]]:
     """The places of all contexts 0..count-1, one context after the other, and how many places each that occurs has."""
     if count <= FEW_CONTEXTS:
         groups = [np.flatnonzero(contexts == context) for context in range(count)]
         return np.concatenate(groups), [group.size for group in groups if group.size]
-    small = (contexts + 1).astype(np.uint8 if count < 255 else np.uint16, copy=False)
-    active = np.flatnonzero(small) if 2 * np.count_nonzero(small) < small.size else None
+    small = contexts.astype(context_type(count), copy=False)
+    coded = small < count
+    active = np.flatnonzero(coded) if 2 * np.count_nonzero(coded) < small.size else None
     picked = small if active is None else small[active]
     order = np.argsort(picked, kind="stable")
-    bounds = np.searchsorted(picked, np.arange(1, count + 2).astype(small.dtype), sorter=order)
-    order = order[bounds[0] :] if active is None else active[order]
+    bounds = np.searchsorted(picked, np.arange(count + 1).astype(small.dtype), sorter=order)
+    order = order[: bounds[-1]] if active is None else active[order]
     return order, [places for places in np.diff(bounds).tolist() if places]
 
 

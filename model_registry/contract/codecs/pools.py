@@ -172,8 +172,8 @@ def _read_gaps(reader: SymbolReader, counts: Long, room: Long) -> Long:
 def _numbered(contexts: Sequence[Integers], counts: Sequence[int]) -> tuple[Integers, int]:
     """The contexts of all blocks, those of each behind those of the one before, and how many there are."""
     firsts = np.cumsum([0, *counts])
-    sizes = [block.size for block in contexts]
-    return np.concatenate(contexts) + np.repeat(firsts[:-1], sizes), int(firsts[-1])
+    numbered = [(block + first).astype(np.uint16) for block, first in zip(contexts, firsts, strict=False)]
+    return np.concatenate(numbered), int(firsts[-1])
 
 
 def _units(counts: Long, room: Long) -> tuple[Long, Long]:

@@ -52,6 +52,12 @@ class Prediction:
             case Encoding.FLOAT32 | Encoding.FLOAT16:
                 return EXPONENTS + 1
 
+    def block(self, part: slice) -> PredictedBlock:
+        """The same as ``integers`` and ``kind`` tell, in less time where a table has it."""
+        if self.table is None or self.known is not None or self.new.alphabet is None:
+            return PredictedBlock(self, part, self.integers(part))
+        return PredictedBlock(self, part, self.aligned[part], self.table)
+
     def integers(self, part: slice) -> Integers:
         """The predicted integers of a block, as ``new.dtype``."""
         values = self.aligned[part]
@@ -119,6 +125,37 @@ class Prediction:
                 if beyond.any():
                     nearest[beyond] = 0
                 return np.clip(nearest, -half, half - 1, out=nearest).astype(np.int64) + self.new.zero
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PredictedBlock:
+    """What is predicted of a block: the integers ``index``, or ``table[index]`` where there is a table."""
+
+    prediction: Prediction
+    part: slice
+    index: Array
+    table: Array | None = None
+
+    def at(self, places: slice | npt.NDArray[np.int64]) -> Integers:
+        """The predicted integers at these places."""
+        index: Integers = self.index[places]
+        return index if self.table is None else np.asarray(self.table[index])
+
+    def kinds(self) -> npt.NDArray[np.uint8]:
+        if self.table is None:
+            return self.prediction.kind(self.index, self.part)
+        return look_up(self.prediction.kind(self.table, slice(0, self.table.size)), self.index)
+
+    def values(self) -> Array:
+        """The values that are predicted."""
+        view = self.prediction.new
+        if self.table is None:
+            return view.values(self.index)
+        listed = view.values(self.table)
+        bytes_of = listed.view(np.uint8)
+        used = int(self.index.max(initial=0)) + 1
+        found = self.index if (bytes_of[:used] == np.arange(used)).all() else look_up(bytes_of, self.index)
+        return found.view(listed.dtype)
 
 
 def predicts(old: EncodedTensor, new: IntegerView, shape: tuple[int, ...], *, by_weight: bool) -> bool:

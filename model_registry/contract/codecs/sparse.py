@@ -5,6 +5,7 @@ What changes is told as steps from the prediction, as in changes.py, and in the 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
@@ -13,7 +14,7 @@ import numpy as np
 
 from model_registry.contract.codecs.activity import Activity, Contexts
 from model_registry.contract.codecs.integers import Array, IntegerView
-from model_registry.contract.codecs.numbers import grouped
+from model_registry.contract.codecs.places import Alike, Places, Sorted
 from model_registry.contract.codecs.pools import SIZE, Changes, Integers, Long, Steps
 from model_registry.contract.codecs.prediction import Prediction, predict, predicts
 from model_registry.contract.codecs.sections import Sink, Source
@@ -23,7 +24,8 @@ from model_registry.contract.errors import MalformedArtifact, UnsupportedArtifac
 from model_registry.contract.tensors import EncodedTensor
 
 FIRST_SPARSE = 48
-SMALL = 4096
+# Tensors with fewer values do not earn tables of their own alphabet; blocks with fewer have one context.
+SMALL, FEW = 4096, 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +44,7 @@ class SparseCoder:
         return FIRST_SPARSE + 6 * self.by_weight + 3 * self.by_context + self.activity
 
     def fits(self, view: IntegerView, shape: tuple[int, ...]) -> bool:
-        return view.is_integer and self.activity.fits(shape)
+        return view.is_integer and self.activity.fits(shape) and (not self.activity or math.prod(shape) >= FEW)
 
 
 CODERS = tuple(
@@ -69,7 +71,7 @@ def encode_sparse(prediction: Prediction, values: Array, *, by_weight: bool) -> 
         if coder.by_weight is by_weight and coder.fits(prediction.new, values.shape):
             sink, contexts, flat = Sink(), Contexts(values.shape, coder.activity), values.ravel()
             contexts.write(sink.symbols, prediction, flat)
-            sink.changes += [_Opened(prediction, contexts, coder, part, flat[part]).changes() for part in _blocks(flat.size)]
+            sink.changes += [_changes(_Expected(prediction, contexts, coder, p), flat[p]) for p in _blocks(flat.size)]
             yield coder.number, sink
 
 
@@ -111,44 +113,65 @@ class _Block:
     def open(self) -> _Opened:
         prediction = predict(self.old, self.view, self.values.shape, by_weight=self.coder.by_weight)
         assert prediction is not None
-        return _Opened(prediction, self.contexts, self.coder, self.part, self.values.reshape(-1)[self.part])
+        expected = _Expected(prediction, self.contexts, self.coder, self.part)
+        return _Opened(expected, self.values.reshape(-1)[self.part])
+
+
+class _Expected:
+    """What is known of a block before its changes: the integers that are predicted, and places by context.
+
+    ``of_steps``: the context that a value's step stands in, one of ``step_contexts``.
+    """
+
+    def __init__(self, prediction: Prediction, contexts: Contexts, coder: SparseCoder, part: slice) -> None:
+        self.view = prediction.new
+        self.block = prediction.block(part)
+        if self.block.index.size < FEW:
+            self.places: Places = Alike(self.block.index.size)
+            self.step_contexts = 1
+            self.of_steps: Integers = np.zeros(self.block.index.size, np.uint8)
+            return
+        kinds = self.block.kinds()
+        found, count = contexts.of(kinds, prediction.kinds, part)
+        self.places = Sorted(found, count)
+        self.of_steps = found if coder.by_context else kinds
+        self.step_contexts = count if coder.by_context else prediction.kinds
+
+    def steps(self, integers: Integers, places: Long) -> Integers:
+        """The steps that lead to ``integers`` at these places."""
+        before, alphabet = self.block.at(places), self.view.alphabet
+        return to_steps(integers, before, alphabet, self.view.zero) if alphabet else zigzag(integers - before)
+
+    def stepped(self, steps: Steps, places: Long) -> Integers:
+        """The inverse of ``steps``."""
+        before, alphabet = self.block.at(places), self.view.alphabet
+        return from_steps(steps, before, alphabet, self.view.zero) if alphabet else before + unzigzag(steps)
+
+
+def _changes(expected: _Expected, values: Array) -> Changes:
+    """How a block's values differ from what is predicted."""
+    integers = expected.view.integers(values)
+    order = expected.places.at(np.arange(expected.places.room.sum()))
+    ranks = np.flatnonzero((integers != expected.block.at(slice(None)))[order])
+    places = order[ranks]
+    steps = expected.steps(integers[places], places)
+    return Changes(values.size, expected.places.room, ranks, steps, expected.of_steps[places], expected.step_contexts)
 
 
 class _Opened:
-    """A block of ``values`` in the order of its contexts.
+    """A block whose ``values`` can be filled in."""
 
-    ``room``: how many values each context has that occurs; ``step_contexts``: how many contexts steps can stand in.
-    """
-
-    def __init__(self, prediction: Prediction, contexts: Contexts, coder: SparseCoder, part: slice, values: Array) -> None:
-        self._view, self._values = prediction.new, values
-        self._predicted = prediction.integers(part)
-        kinds = prediction.kind(self._predicted, part)
-        places, count = contexts.of(kinds, prediction.kinds, part)
-        self._order, sizes = grouped(places, count)
-        self._of_steps: Integers = places if coder.by_context else kinds
-        self.step_contexts = count if coder.by_context else prediction.kinds
-        self.room = np.array(sizes, np.int64)
-        self._changed = self._order[:0]
-
-    def changes(self) -> Changes:
-        """How the values differ from what is predicted."""
-        integers = self._view.integers(self._values)
-        ranks = np.flatnonzero((integers != self._predicted)[self._order])
-        contexts = self.find(ranks)
-        before, after = self._predicted[self._changed], integers[self._changed]
-        alphabet = self._view.alphabet
-        steps = to_steps(after, before, alphabet, self._view.zero) if alphabet else zigzag(after - before)
-        return Changes(self._values.size, self.room, ranks, steps, contexts, self.step_contexts)
+    def __init__(self, expected: _Expected, values: Array) -> None:
+        self._expected, self._values = expected, values
+        self.room, self.step_contexts = expected.places.room, expected.step_contexts
+        self._changed = np.zeros(0, np.int64)
 
     def find(self, ranks: Long) -> Integers:
         """The values at these ranks change; the contexts of their steps."""
-        self._changed = self._order[ranks]
-        return self._of_steps[self._changed]
+        self._changed = self._expected.places.at(ranks)
+        return self._expected.of_steps[self._changed]
 
     def change(self, steps: Steps) -> None:
-        """Fill in the values, with these steps where ``find`` was told."""
-        before, alphabet = self._predicted[self._changed], self._view.alphabet
-        after = from_steps(steps, before, alphabet, self._view.zero) if alphabet else before + unzigzag(steps)
-        self._predicted[self._changed] = after
-        self._values[:] = self._view.values(self._predicted)
+        """Fill in all values, with these steps where ``find`` was told."""
+        self._values[:] = self._expected.block.values()
+        self._values[self._changed] = self._expected.view.values(self._expected.stepped(steps, self._changed))
