@@ -178,7 +178,9 @@ def predict(old: EncodedTensor, new: IntegerView, shape: tuple[int, ...], *, by_
     """Lay the base's tensor over ``shape``. None when it says nothing."""
     if not predicts(old, new, shape, by_weight=by_weight):
         return None
-    view = None if by_weight else IntegerView(old.encoding, old.scale)
+    # A view finds out about its codebook when asked, once.
+    same = old.encoding is new.encoding and old.scale is new.scale
+    view = None if by_weight else new if same else IntegerView(old.encoding, old.scale)
     row_size = max(math.prod(shape[1:]), 1)
     if _is_tabled(old, new):
         # Listed, they are predicted like any others: all rows are alike.
