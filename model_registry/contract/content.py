@@ -81,14 +81,14 @@ class ByteReader:
     """Walks a byte string; every step beyond its end is a MalformedArtifact."""
 
     def __init__(self, data: bytes | bytearray) -> None:
-        self._data = memoryview(data)
+        self._data = memoryview(data).toreadonly()
         self._at = 0
 
     def take(self, size: int) -> bytes:
         return bytes(self.view(size))
 
     def view(self, size: int) -> memoryview:
-        """As ``take``, without a copy."""
+        """As ``take``, without a copy: it lives as long as the data, and changes with them if somebody can."""
         if size > len(self._data) - self._at:
             raise MalformedArtifact("the file ends too early", remedy="download or build it again")
         self._at += size

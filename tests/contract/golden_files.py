@@ -8,12 +8,20 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
+from model_registry.contract.codecs.heads import ContentHead
+from model_registry.contract.codecs.integers import IntegerView
+from model_registry.contract.codecs.prediction import predict
+from model_registry.contract.codecs.scales import encode_scale
+from model_registry.contract.codecs.sections import Sink
+from model_registry.contract.codecs.sparse import CODERS, encode_sparse
 from model_registry.contract.content import Content
-from model_registry.contract.delta import Codec
+from model_registry.contract.delta import Codec, DeltaHeader
 from model_registry.contract.full import encode_full
-from model_registry.contract.tensors import EncodedTensor
+from model_registry.contract.tensors import EncodedTensor, Encoding
 from model_registry.deltas import make_delta
-from tests.contract.contents import small_network, sparse_codebook
+from tests.contract.contents import content, small_network, sparse_codebook, tensor
 
 FOLDER = Path(__file__).parent / "golden"
 # By name the codec; model.dfd is of before there were sparse changes.
@@ -36,9 +44,35 @@ def new() -> Content:
     return Content(replace(old.manifest, version="1.1.0"), b"another graph", (changed, bias, moved, *rest[:-1], added))
 
 
+def every_sparse_way() -> tuple[Content, Content, bytes]:
+    """A base, its successor, and a delta in which every sparse coder has a tensor."""
+    rng = np.random.default_rng(5)
+    old, fresh, coders, sink = [], [], bytearray(), Sink()
+    for number, coder in enumerate(CODERS):
+        before = sparse_codebook(f"w{coder.number}", (40, 8, 3, 3), seed=number)
+        values = np.where(rng.random(before.shape) < rng.choice([0.03, 0.8]), before.values ^ 1, before.values)
+        after = EncodedTensor(before.name, before.encoding, values, before.scale)
+        if coder.by_weight:
+            before = tensor(before.name, Encoding.GRID16, np.rint(before.dequantize() * 50), [0.02])
+        scale_number, scale = encode_scale(after.scale)
+        prediction = predict(before, IntegerView(after.encoding, after.scale), after.shape, by_weight=coder.by_weight)
+        assert prediction is not None
+        sink.extend(scale)
+        sink.extend(dict(encode_sparse(prediction, after.values, by_weight=coder.by_weight))[coder.number])
+        coders += bytes([scale_number, coder.number])
+        old.append(before)
+        fresh.append(after)
+    base, new = content(*old), content(*fresh, version="1.1.0")
+    header = DeltaHeader(Codec.MODEL, base.sha256, new.sha256, len(new.data)).to_bytes()
+    head = ContentHead.of(new).to_bytes() + coders
+    return base, new, header + sink.pack(head, dictionary=ContentHead.of(base).to_bytes())
+
+
 def main() -> None:
     """Write the missing files."""
     files = {"base.dfc": base().data, "new.dfc": new().data, "base.dfm": encode_full(base())}
+    known, fresh, delta = every_sparse_way()
+    files |= {"sparse-base.dfc": known.data, "sparse-new.dfc": fresh.data, "every-sparse.dfd": delta}
     files |= {name: make_delta(base(), new(), codec).data for name, codec in DELTAS.items()}
     for name, data in files.items():
         if not (FOLDER / name).exists():

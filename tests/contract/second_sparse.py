@@ -56,6 +56,7 @@ def read_pool(pool: list[Block], symbols: Symbols) -> None:
             at += next(gaps) + 1
             ranks.add(at)
         assert at < room
+        assert count <= room
         changed += [(number, place) for rank, place in enumerate(places) if (rank in ranks) != (2 * count > room)]
     firsts = [sum(block.step_contexts for block in pool[:number]) for number in range(len(pool))]
     contexts = [firsts[number] + pool[number].of_steps[place] for number, place in changed]

@@ -82,7 +82,7 @@ class Symbols:
         result = []
         for start in range(0, count, BLOCK):
             size = min(BLOCK, count - start)
-            result += self._numbers_block(size, contexts)
+            result += self._numbers_block(size, contexts[start : start + size] if contexts else None)
         return result
 
     def _numbers_block(self, count: int, contexts: list[int] | None) -> list[int]:

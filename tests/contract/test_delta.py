@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from model_registry.contract.codecs import changes, pools, sparse
 from model_registry.contract.codecs.changes import encode_changes
 from model_registry.contract.codecs.heads import ContentHead
 from model_registry.contract.codecs.integers import IntegerView
-from model_registry.contract.codecs.prediction import predictions
+from model_registry.contract.codecs.prediction import Prediction, predict, predictions
 from model_registry.contract.codecs.scales import encode_scale, scale_candidates
 from model_registry.contract.codecs.sections import Sink
 from model_registry.contract.codecs.sparse import encode_sparse
@@ -70,6 +71,41 @@ def test_sparse_changes_span_blocks_and_pools(data: st.DataObject) -> None:
         delta = make_delta(base, new, Codec.MODEL)
         assert apply_delta(base, delta.data).data == new.data
         assert second_decoder.decode_delta(delta.data, base.data) == new.data
+
+
+def test_many_blocks_and_large_ones_stay_within_their_pools() -> None:
+    """More blocks than a pool has, and a tensor whose last block is too small for contexts; the second decoder agrees."""
+    rng = np.random.default_rng(4)
+    old = [sparse_codebook(f"t{number}", (3, 2), seed=number) for number in range(pools.BLOCKS + 3)]
+    old.append(sparse_codebook("large", (4, (pools.SIZE + 12) // 4), seed=9))
+    fresh = [EncodedTensor(t.name, t.encoding, np.where(rng.random(t.shape) < 0.01, 0, t.values), t.scale) for t in old]
+    base, new = content(*old), content(*fresh)
+    delta = make_delta(base, new, Codec.MODEL)
+    assert apply_delta(base, delta.data).data == new.data
+    assert second_decoder.decode_delta(delta.data, base.data) == new.data
+
+
+def test_a_tensor_is_predicted_once_however_many_blocks_it_has() -> None:
+    values = np.random.default_rng(5).integers(-9, 9, (40, 20))
+    steps = [tensor("t", Encoding.GRID8, values, np.full(40, step)) for step in (0.5, 0.25)]
+    predicted = []
+
+    def counted(*args: Any, **named: Any) -> Prediction | None:
+        predicted.append(args)
+        return predict(*args, **named)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sparse, "SIZE", 30)
+        patch.setattr(sparse, "predict", counted)
+        data = _delta_of_one_tensor(content(steps[0]), content(steps[1]), steps[1], *_sparse_by_weight(*steps))[0]
+        assert apply_delta(content(steps[0]), data).tensors[0].same_as(steps[1])
+    assert len(predicted) == 1
+
+
+def _sparse_by_weight(old: EncodedTensor, new: EncodedTensor) -> tuple[int, Sink]:
+    prediction = predict(old, IntegerView(new.encoding, new.scale), new.shape, by_weight=True)
+    assert prediction is not None
+    return next(encode_sparse(prediction, new.values, by_weight=True))
 
 
 def _every_way(old: EncodedTensor, new: EncodedTensor) -> Iterator[tuple[int, Sink]]:

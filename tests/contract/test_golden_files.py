@@ -26,6 +26,12 @@ def test_the_full_artifact() -> None:
     assert second_decoder.decode_full(golden("base.dfm")) == golden("base.dfc")
 
 
+def test_every_sparse_coder() -> None:
+    base = Content.from_data(golden("sparse-base.dfc"))
+    assert apply_delta(base, golden("every-sparse.dfd")).data == golden("sparse-new.dfc")
+    assert second_decoder.decode_delta(golden("every-sparse.dfd"), golden("sparse-base.dfc")) == golden("sparse-new.dfc")
+
+
 @pytest.mark.parametrize("name", list(DELTAS))
 def test_the_deltas(name: str) -> None:
     base = Content.from_data(golden("base.dfc"))

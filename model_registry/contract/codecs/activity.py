@@ -7,6 +7,7 @@ is coded.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from enum import IntEnum
 from typing import Any
 
@@ -42,7 +43,7 @@ class Contexts:
 
     def __init__(self, shape: tuple[int, ...], activity: Activity) -> None:
         self._size = math.prod(shape)
-        self._lengths = (*shape, 1, 1)[:2][:activity]
+        self._lengths = shape[:activity]
         self._activity: list[Integers] = []
 
     def write(self, writer: SymbolWriter, prediction: Prediction, values: Array) -> None:
@@ -52,44 +53,82 @@ class Contexts:
             writer.partition(lengths, ALPHABET)
 
     def read(self, reader: SymbolReader) -> None:
-        self._activity = [reader.partition(length, ALPHABET, np.int64) for length in self._lengths]
+        self._activity = [reader.partition(length, ALPHABET, np.uint8) for length in self._lengths]
 
     def of(self, kinds: npt.NDArray[np.uint8], count: int, part: slice) -> tuple[Integers, int]:
         """The context of every value of a block, given ``kinds`` 0..count-1, and how many contexts there are.
 
-        Where nothing is coded the context is this number.
+        Where nothing is coded the context is this number. Takes time and memory by the block, however large the tensor is.
         """
         if not self._activity:
             return kinds, count
-        contexts, none = self._spread_out(self._crossings(count), part), (MOST + 1) * count
+        touched, none = self._touched(part), (MOST + 1) * count
+        contexts = self._spread_out(self._crossings(touched, count), touched, part)
         np.add(contexts, kinds, out=contexts, where=contexts < none)
         return contexts, none
 
-    def _crossings(self, kinds: int) -> Integers:
-        """Of every row, or every crossing of a row and a column, the first of its contexts; their number where nothing changes.
+    def _touched(self, part: slice) -> slice:
+        """The rows, or crossings of a row and a column, that a block has values of."""
+        return slice(part.start // self._width, (part.stop - 1) // self._width + 1)
+
+    @property
+    def _width(self) -> int:
+        """Values in a row or crossing."""
+        return self._size // math.prod(self._lengths)
+
+    def _crossings(self, touched: slice, kinds: int) -> Integers:
+        """The first context of some rows or crossings; the number of contexts where nothing changes.
 
         The sum of the activities tells the context.
         """
-        rows, *columns = (activity.astype(np.int16) for activity in self._activity)
-        sums, active = rows, rows > 0
-        for column in columns:
-            sums, active = rows[:, np.newaxis] + column, active[:, np.newaxis] & (column > 0)
-        none = (MOST + 1) * kinds
-        return np.where(active, np.minimum(sums, MOST) * kinds, none).astype(context_type(none)).ravel()
+        rows, *columns = self._activity
+        if not columns:
+            return _first_contexts(rows[touched].astype(np.int16), rows[touched] > 0, kinds)
+        side = columns[0].size
+        found = []
+        for some, across in _rectangles(touched, side):
+            row, column = rows[some, np.newaxis].astype(np.int16), columns[0][across]
+            found.append(_first_contexts((row + column).ravel(), ((row > 0) & (column > 0)).ravel(), kinds))
+        return np.concatenate(found)
 
-    def _spread_out(self, crossings: Integers, part: slice) -> Integers:
-        """A number for each crossing as a number for each value of a block."""
-        width = max(self._size // max(crossings.size, 1), 1)
-        first, last = part.start // width, (part.stop - 1) // width + 1
-        return np.repeat(crossings[first:last], width)[part.start - first * width : part.stop - first * width]
+    def _spread_out(self, crossings: Integers, touched: slice, part: slice) -> Integers:
+        """A number for each crossing that is touched as a number for each value of a block."""
+        width, size = self._width, part.stop - part.start
+        before = part.start - touched.start * width
+        if crossings.size <= 2:
+            first = min(width - before, size)
+            return np.repeat(crossings, [first, size - first][: crossings.size])
+        return np.repeat(crossings, width)[before : before + size]
 
     def _measure(self, prediction: Prediction, values: Array) -> list[Integers]:
         """Bit lengths of the number of changes in every row, and in every column."""
         counts = np.zeros(math.prod(self._lengths), np.int64)
         for part in blocks(self._size) if self._lengths else ():
             changed = prediction.new.integers(values[part]).astype(np.int64) != prediction.integers(part)
-            crossings = self._spread_out(np.arange(counts.size), part)
+            touched = self._touched(part)
+            crossings = self._spread_out(np.arange(touched.start, touched.stop), touched, part)
             counts += np.bincount(crossings[changed], minlength=counts.size)
         grid = counts.reshape(self._lengths)
         sums = [grid.sum(axis=tuple(a for a in range(grid.ndim) if a != axis)) for axis in range(len(self._lengths))]
         return [bit_lengths(count) for count in sums]
+
+
+def _first_contexts(sums: npt.NDArray[np.int16], active: npt.NDArray[np.bool_], kinds: int) -> Integers:
+    none = (MOST + 1) * kinds
+    return np.where(active, np.minimum(sums, MOST) * kinds, none).astype(context_type(none))
+
+
+def _rectangles(touched: slice, side: int) -> Iterator[tuple[slice, slice]]:
+    """A run of crossings as rows and columns of it: what is left of the first row, whole rows, what there is of the last."""
+    (top, left), (bottom, right) = divmod(touched.start, side), divmod(touched.stop, side)
+    if top == bottom:
+        yield slice(top, top + 1), slice(left, right)
+        return
+    whole = top
+    if left:
+        yield slice(top, top + 1), slice(left, side)
+        whole += 1
+    if whole < bottom:
+        yield slice(whole, bottom), slice(0, side)
+    if right:
+        yield slice(bottom, bottom + 1), slice(0, right)

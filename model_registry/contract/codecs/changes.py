@@ -78,7 +78,7 @@ def decode_changes(
         raise UnsupportedArtifact(f"unknown coder {number} for {view.encoding.name}", remedy="update this program")
     prediction = predict(old, view, shape, by_weight=coder.by_weight) if old else None
     if prediction is None:
-        raise MalformedArtifact("changes are coded against a tensor that the base does not have")
+        raise MalformedArtifact("changes are coded against a tensor that the base does not have, or not like this")
     return _Changes(prediction, shape, coder).read(source).reshape(shape)
 
 

@@ -84,6 +84,8 @@ class ContentHead:
         if count > limits.max_tensors:
             raise LimitExceeded(f"{count} tensors are above the limit of {limits.max_tensors}")
         tensors = tuple(TensorHead(*read_tensor_head(reader), reader.number("I")) for _ in range(count))
+        if len({tensor.name for tensor in tensors}) < count:
+            raise MalformedArtifact("two tensors have the same name")
         head = cls(manifest, graph, tensors)
         if head.content_bytes != content_bytes:
             raise MalformedArtifact(f"the parts make a content of {head.content_bytes} bytes, declared are {content_bytes}")

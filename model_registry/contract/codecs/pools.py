@@ -38,6 +38,7 @@ BLOCKS = 256
 # Bit lengths of how many values a context has, 1 to 20.
 ROOMS = 21
 # A unit is so many octaves below the mean gap, which is known to half an octave; mean gaps below 4 have classes of their own.
+# None is below 2: where more than half changes, the others are told.
 OCTAVES_BELOW = 2
 CLASSES = 2 * OCTAVES_BELOW + 2
 

@@ -95,9 +95,9 @@ class Prediction:
     @cached_property
     def _widths(self) -> npt.NDArray[np.uint8]:
         """For every rank of a codebook, by how many half octaves its cell is narrower than the widest; zero stands apart."""
-        levels = self.new.scale[self.new.entries].astype(np.float64)
-        cells = np.zeros_like(levels)
         with np.errstate(all="ignore"):
+            levels = self.new.scale[self.new.entries].astype(np.float64)
+            cells = np.zeros_like(levels)
             gaps = levels[1:] - levels[:-1]
             cells[1:] = gaps
             cells[:-1] += gaps

@@ -83,10 +83,11 @@ def decode_sparse(
     if coder is None:
         raise UnsupportedArtifact(f"unknown coder {number} for {view.encoding.name}", remedy="update this program")
     if old is None or not predicts(old, view, shape, by_weight=coder.by_weight):
-        raise MalformedArtifact("changes are coded against a tensor that the base does not have")
+        raise MalformedArtifact("changes are coded against a tensor that the base does not have, or not like this")
     contexts, values = Contexts(shape, coder.activity), np.zeros(shape, view.encoding.dtype)
     contexts.read(source.symbols)
-    source.pending += [_Block(old, view, coder, contexts, values, part) for part in _blocks(values.size)]
+    tensor = _Tensor(old, view, coder, contexts, values)
+    source.pending += [_Block(tensor, part) for part in _blocks(values.size)]
     return values
 
 
@@ -95,15 +96,31 @@ def _blocks(size: int) -> Iterator[slice]:
         yield slice(start, min(start + SIZE, size))
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Block:
-    """A part of a tensor's ``values`` that waits for its changes; it takes little room until it is opened."""
+@dataclass(slots=True, eq=False)
+class _Tensor:
+    """One whose ``values`` wait for their changes. It is predicted when its first block is opened, and no longer kept than that
+    of its last.
+    """
 
     old: EncodedTensor
     view: IntegerView
     coder: SparseCoder
     contexts: Contexts
     values: Array
+    prediction: Prediction | None = None
+
+    def open(self, part: slice) -> _Opened:
+        prediction = self.prediction or predict(self.old, self.view, self.values.shape, by_weight=self.coder.by_weight)
+        assert prediction is not None
+        self.prediction = prediction if part.stop < self.values.size else None
+        return _Opened(_Expected(prediction, self.contexts, self.coder, part), self.values.reshape(-1)[part])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Block:
+    """A part of a tensor."""
+
+    tensor: _Tensor
     part: slice
 
     @property
@@ -111,10 +128,7 @@ class _Block:
         return int(self.part.stop - self.part.start)
 
     def open(self) -> _Opened:
-        prediction = predict(self.old, self.view, self.values.shape, by_weight=self.coder.by_weight)
-        assert prediction is not None
-        expected = _Expected(prediction, self.contexts, self.coder, self.part)
-        return _Opened(expected, self.values.reshape(-1)[self.part])
+        return self.tensor.open(self.part)
 
 
 class _Expected:
@@ -143,9 +157,13 @@ class _Expected:
         return to_steps(integers, before, alphabet, self.view.zero) if alphabet else zigzag(integers - before)
 
     def stepped(self, steps: Steps, places: Long) -> Integers:
-        """The inverse of ``steps``."""
+        """The inverse of ``steps``. Raises MalformedArtifact for those that lead out of the values' type or alphabet."""
         before, alphabet = self.block.at(places), self.view.alphabet
-        return from_steps(steps, before, alphabet, self.view.zero) if alphabet else before + unzigzag(steps)
+        after = before + unzigzag(steps.astype(np.int64)) if alphabet is None else steps
+        low, high = (-1 << (self.view.width - 1), 1 << (self.view.width - 1)) if alphabet is None else (0, alphabet)
+        if after.size and not low <= after.min() <= after.max() < high:
+            raise MalformedArtifact("a change leads beyond what its tensor can hold")
+        return after if alphabet is None else from_steps(steps, before, alphabet, self.view.zero)
 
 
 def _changes(expected: _Expected, values: Array) -> Changes:

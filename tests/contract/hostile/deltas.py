@@ -11,6 +11,7 @@ import zstandard
 
 from model_registry.contract.codecs.bsdiff import MAX_ENTRIES
 from model_registry.contract.codecs.numbers import write_numbers
+from model_registry.contract.codecs.pools import Changes
 from model_registry.contract.codecs.sections import Sink
 from model_registry.contract.delta import Codec
 from model_registry.contract.errors import (
@@ -115,6 +116,13 @@ def _zstd() -> Iterator[Hostile]:
     yield case("result too short", short, ContentMismatch)
 
 
+def _one_step(size: int, step: int) -> Sink:
+    """The first of so many values of one context changes."""
+    sink, none = Sink(), np.zeros(1, np.int64)
+    sink.changes.append(Changes(size, none + size, none, none + step, none, 1))
+    return sink
+
+
 def _model() -> Iterator[Hostile]:
     def case(
         name: str,
@@ -151,6 +159,10 @@ def _model() -> Iterator[Hostile]:
     write_numbers(far.symbols, np.array([1]), np.array([6]), 21)
     write_numbers(far.symbols, np.array([2**32 - 1]), np.array([4]), 6)
     yield case("a sparse change beyond the values", named(b"conv.bias", 2, (32,), 1), b"\x10\x30", 4 + 32, far)
+    step = _one_step(32, 2**16 + 1)
+    yield case("a sparse step beyond the alphabet", named(b"conv.bias", 2, (32,), 1), b"\x10\x30", 4 + 32, step)
+    step = _one_step(320, 2**17)
+    yield case("a sparse step beyond 16 bits", named(b"rows.weight", 3, (8, 40), 8), b"\x10\x30", 4 * 8 + 2 * 320, step)
     yield case("drift of a tensor that the base lacks", named(b"other", 0, (3,), 0), b"\x03\x2c", 12)
     yield case("drift of integers", named(weight, 4, (32, 16, 3, 3), 32), b"\x10\x2c", 128 + 4608)
     yield case("drift of nothing", named(b"full.weight", 0, (0, 30), 0), b"\x03\x2c", 0)
