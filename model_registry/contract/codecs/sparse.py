@@ -60,9 +60,8 @@ def are_sparse(prediction: Prediction, values: Array) -> bool:
     if values.size < SMALL:
         return True
     view, flat = prediction.new, values.ravel()
-    return (
-        2 * sum(int((view.integers(flat[part]) != prediction.integers(part)).sum()) for part in _blocks(flat.size)) <= flat.size
-    )
+    changed = sum(int((view.integers(flat[part]) != prediction.integers(part)).sum()) for part in _blocks(flat.size))
+    return 2 * changed <= flat.size
 
 
 def encode_sparse(prediction: Prediction, values: Array, *, by_weight: bool) -> Iterator[tuple[int, Sink]]:
@@ -98,9 +97,7 @@ def _blocks(size: int) -> Iterator[slice]:
 
 @dataclass(slots=True, eq=False)
 class _Tensor:
-    """One whose ``values`` wait for their changes. It is predicted when its first block is opened, and no longer kept than that
-    of its last.
-    """
+    """One whose ``values`` wait for their changes; its prediction is there from its first block that is opened to its last."""
 
     old: EncodedTensor
     view: IntegerView
@@ -159,11 +156,15 @@ class _Expected:
     def stepped(self, steps: Steps, places: Long) -> Integers:
         """The inverse of ``steps``. Raises MalformedArtifact for those that lead out of the values' type or alphabet."""
         before, alphabet = self.block.at(places), self.view.alphabet
-        after = before + unzigzag(steps.astype(np.int64)) if alphabet is None else steps
-        low, high = (-1 << (self.view.width - 1), 1 << (self.view.width - 1)) if alphabet is None else (0, alphabet)
-        if after.size and not low <= after.min() <= after.max() < high:
+        if alphabet is None:
+            after = before + unzigzag(steps.astype(np.int64))
+            fits = (after == after.astype(self.view.encoding.dtype)).all()
+        else:
+            after = from_steps(steps, before, alphabet, self.view.zero)
+            fits = (steps < alphabet).all()
+        if not fits:
             raise MalformedArtifact("a change leads beyond what its tensor can hold")
-        return after if alphabet is None else from_steps(steps, before, alphabet, self.view.zero)
+        return after
 
 
 def _changes(expected: _Expected, values: Array) -> Changes:
