@@ -157,7 +157,7 @@ class _Expected:
         """The inverse of ``steps``. Raises MalformedArtifact for those that lead out of the values' type or alphabet."""
         before, alphabet = self.block.at(places), self.view.alphabet
         if alphabet is None:
-            after = before + unzigzag(steps.astype(np.int64))
+            after: Integers = before + unzigzag(steps.astype(np.int64))
             fits = (after == after.astype(self.view.encoding.dtype)).all()
         else:
             after = from_steps(steps, before, alphabet, self.view.zero)
