@@ -47,9 +47,9 @@ from model_registry.models.graphs import output_classes
 
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
-# Nats a bit, a sixth of an octave apart: from hardly any change to a tenth of the size of a careful setting. Finer than all of
-# them are the ways out: None, which is lossless and always holds, and the default.
-PRICES = tuple(float(f"{1e-10 * 2 ** (n / 6):.3g}") for n in range(90))
+# Nats a bit, a twelfth of an octave apart: from hardly any change to a tenth of the size of a careful setting. Finer than all
+# of them are the ways out: None, which is lossless and always holds, and the default.
+PRICES = tuple(float(f"{1e-10 * 2 ** (n / 12):.3g}") for n in range(180))
 # A mean divergence of a hundredth of a nat changes about one answer in twenty where the network itself is undecided.
 MAX_DIVERGENCE = 0.01
 MAX_PICTURES = 300
@@ -203,9 +203,9 @@ class Answers:
 
 
 def _row(measured: Sequence[Calibration], coherence: float = 1.0) -> dict[str, AnySetting]:
-    """What may be chosen, fine to coarse; every draw of the pictures once at each price."""
+    """What may be chosen, fine to coarse; of several draws of the pictures each one at every other price."""
     row: dict[str, AnySetting] = {"lossless": None, "default": Setting()}
-    for price, (draw, calibration) in product(PRICES, enumerate(measured, 1)):
+    for price, (draw, calibration) in product(PRICES[:: 1 if len(measured) == 1 else 2], enumerate(measured, 1)):
         name = f"price {price:g}" if len(measured) == 1 else f"price {price:g}, draw {draw}"
         row[name] = Compensated(calibration, price, coherence)
     return row
