@@ -49,7 +49,7 @@ Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
 # Nats a bit, a twelfth of an octave apart: from hardly any change to a tenth of the size of a careful setting. Finer than all
 # of them are the ways out: None, which is lossless and always holds, and the default.
-PRICES = tuple(float(f"{1e-10 * 2 ** (n / 12):.3g}") for n in range(180))
+PRICES = tuple(float(f"{1e-10 * 2 ** (n / 12):.3g}") for n in range(179))
 # A mean divergence of a hundredth of a nat changes about one answer in twenty where the network itself is undecided.
 MAX_DIVERGENCE = 0.01
 MAX_PICTURES = 300
