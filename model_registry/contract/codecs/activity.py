@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from enum import IntEnum
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,9 +16,7 @@ import numpy.typing as npt
 from model_registry.contract.codecs.integers import Array
 from model_registry.contract.codecs.numbers import bit_lengths, blocks, context_type
 from model_registry.contract.codecs.prediction import Prediction
-from model_registry.contract.entropy import SymbolReader, SymbolWriter
-
-Integers = npt.NDArray[np.integer[Any]]
+from model_registry.contract.entropy import Integers, SymbolReader, SymbolWriter
 
 ALPHABET = 33
 # Sums of row and column activity above this share a context.

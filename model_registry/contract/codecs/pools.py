@@ -24,10 +24,9 @@ from model_registry.contract.codecs.numbers import (
     write_numbers,
     write_remainders,
 )
-from model_registry.contract.entropy import SymbolReader, SymbolWriter
+from model_registry.contract.entropy import Integers, SymbolReader, SymbolWriter
 from model_registry.contract.errors import MalformedArtifact
 
-Integers = npt.NDArray[np.integer[Any]]
 Long = npt.NDArray[np.int64]
 Steps = npt.NDArray[np.signedinteger[Any]]
 

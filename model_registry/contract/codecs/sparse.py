@@ -15,11 +15,11 @@ import numpy as np
 from model_registry.contract.codecs.activity import Activity, Contexts
 from model_registry.contract.codecs.integers import Array, IntegerView
 from model_registry.contract.codecs.places import Alike, Places, Sorted
-from model_registry.contract.codecs.pools import SIZE, Changes, Integers, Long, Steps
+from model_registry.contract.codecs.pools import SIZE, Changes, Long, Steps
 from model_registry.contract.codecs.prediction import Prediction, predict, predicts
 from model_registry.contract.codecs.sections import Sink, Source
 from model_registry.contract.codecs.steps import from_steps, to_steps
-from model_registry.contract.entropy import unzigzag, zigzag
+from model_registry.contract.entropy import Integers, unzigzag, zigzag
 from model_registry.contract.errors import MalformedArtifact, UnsupportedArtifact
 from model_registry.contract.tensors import EncodedTensor
 

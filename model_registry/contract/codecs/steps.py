@@ -5,12 +5,9 @@ Symbols are taken around their alphabet, and "becomes zero" stands second after 
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-import numpy.typing as npt
 
-Integers = npt.NDArray[np.integer[Any]]
+from model_registry.contract.entropy import Integers
 
 
 def to_steps(symbols: Integers, predicted: Integers, alphabet: int, zero: int) -> Integers:
