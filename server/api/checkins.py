@@ -129,6 +129,7 @@ class PresenceBuffer:
         self._capacity = capacity
         self._rows: dict[str, Seen] = {}
         self._lock = threading.Lock()
+        self._writing = threading.Lock()
         self.dropped = 0
 
     def note(self, seen: Seen) -> None:
@@ -140,17 +141,19 @@ class PresenceBuffer:
                 self._rows[seen.vehicle_id] = seen
 
     def flush(self) -> None:
-        """Write everything. What cannot be written now stays for the next time."""
-        with self._lock:
-            rows, self._rows = self._rows, {}
-        if not rows:
-            return
-        try:
-            self._save(list(rows.values()))
-        except Exception:
-            for row in rows.values():
-                self.note(row)
-            raise
+        """Return when everything noted before is written. What cannot be written now stays for the next time."""
+        # One at a time: the last flush of a process must not pass by a batch that a timer's flush is still writing.
+        with self._writing:
+            with self._lock:
+                rows, self._rows = self._rows, {}
+            if not rows:
+                return
+            try:
+                self._save(list(rows.values()))
+            except Exception:
+                for row in rows.values():
+                    self.note(row)
+                raise
 
 
 def save_presences(database: Database) -> Callable[[list[Seen]], None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -138,6 +139,27 @@ def test_what_cannot_be_written_is_kept_and_what_does_not_fit_is_counted() -> No
     buffer.flush()
     assert [(row.vehicle_id, row.sequence) for row in written[0]] == [("a", 2), ("b", 1)]
     assert buffer.dropped == 1
+
+
+def test_a_flush_waits_for_the_batch_that_another_flush_is_writing() -> None:
+    taken, passed = threading.Event(), threading.Event()
+    order: list[str] = []
+
+    def save(_rows: list[Seen]) -> None:
+        taken.set()
+        passed.wait(0.2)  # long enough for a flush that does not wait; one that does cannot set this
+        order.append("written")
+
+    buffer = PresenceBuffer(save, capacity=2)
+    buffer.note(seen("a", 1))
+    timer = threading.Thread(target=buffer.flush)
+    timer.start()
+    assert taken.wait(10)
+    buffer.flush()
+    order.append("returned")
+    passed.set()
+    timer.join(10)
+    assert order == ["written", "returned"]
 
 
 def test_the_last_check_ins_are_written_when_the_process_ends(anonymous: httpx2.Client, registry: Registry) -> None:
