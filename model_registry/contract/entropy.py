@@ -19,7 +19,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from itertools import chain
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -114,8 +113,9 @@ def _uniform(width: int) -> Any:
 
 
 @cache
-def _prior_costs(ratio: int, size: int) -> npt.NDArray[np.int64]:
-    return _prior(ratio, size).costs()
+def _prior_costs(size: int) -> npt.NDArray[np.int64]:
+    """What each token difference costs, a row for every prior."""
+    return np.stack([_prior(ratio, size).costs() for ratio in RATIOS])
 
 
 def zigzag(values: Integers) -> npt.NDArray[np.int64]:
@@ -217,22 +217,20 @@ def _code_table(histogram: npt.NDArray[np.int64]) -> _CodedTable:
     """The table that codes a histogram in the fewest bits, itself included."""
     counts = histogram >> max(0, int(histogram.max()).bit_length() - WEIGHT_BITS)
     counts = np.where((counts == 0) & (histogram > 0), 1, counts)
-    candidates = [_table_candidates(0, np.zeros_like(counts), histogram)]
-    for mantissa_bits in range(4):
-        tokens = _nearest(token_weights(mantissa_bits), counts)
-        candidates.append(_table_candidates(mantissa_bits, tokens, histogram))
-    return min(chain.from_iterable(candidates), key=lambda coded: coded.cost)
+    forms = [_cheapest_form(0, np.zeros_like(counts), histogram)]
+    forms += [_cheapest_form(bits, _nearest(token_weights(bits), counts), histogram) for bits in range(4)]
+    return min(forms, key=lambda coded: coded.cost)
 
 
-def _table_candidates(mantissa_bits: int, tokens: Integers, histogram: npt.NDArray[np.int64]) -> Iterator[_CodedTable]:
+def _cheapest_form(mantissa_bits: int, tokens: Integers, histogram: npt.NDArray[np.int64]) -> _CodedTable:
+    """These tokens under the prior that suits them best."""
     levels = token_weights(mantissa_bits)
     steps = zigzag(np.diff(tokens, prepend=0))
     table = Table.from_weights(levels[tokens])
-    data_cost = int(table.costs() @ histogram) + FORM_BITS * COST_UNIT
-    for number, ratio in enumerate(RATIOS):
-        prior = _prior(ratio, 2 * levels.size)
-        cost = data_cost + int(_prior_costs(ratio, 2 * levels.size)[steps].sum())
-        yield _CodedTable(table, mantissa_bits * 4 + number, steps, prior, cost)
+    costs = _prior_costs(2 * levels.size)[:, steps].sum(axis=1)
+    number = int(costs.argmin())
+    cost = int(table.costs() @ histogram) + FORM_BITS * COST_UNIT + int(costs[number])
+    return _CodedTable(table, mantissa_bits * 4 + number, steps, _prior(RATIOS[number], 2 * levels.size), cost)
 
 
 class _SharedTables:
@@ -338,7 +336,7 @@ class SymbolReader:
 
 def _nearest(levels: npt.NDArray[np.int64], counts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """Token whose level is nearest; a symbol that occurs never gets token 0, which would cost it 24 bits."""
-    above = np.clip(np.searchsorted(levels, counts), 0, levels.size - 1)
+    above = np.minimum(np.searchsorted(levels, counts), levels.size - 1)
     below = np.maximum(above - 1, 0)
     nearer = np.where(counts - levels[below] < levels[above] - counts, below, above)
     tokens: npt.NDArray[np.int64] = np.where(counts > 0, np.maximum(nearer, 1), 0)

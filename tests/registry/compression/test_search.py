@@ -27,19 +27,19 @@ from tests.registry.networks import SMALL, foreign_onnx
 SIXTEEN = Recipe(preprocessing=replace(SMALL, resize=(16, 16)))
 
 
-@pytest.fixture
-def network(tmp_path: Path) -> SourceNetwork:
-    return read_network(foreign_onnx(tmp_path / "network.onnx", classes=2000), SIXTEEN)
+@pytest.fixture(scope="module")
+def network(tmp_path_factory: pytest.TempPathFactory) -> SourceNetwork:
+    return read_network(foreign_onnx(tmp_path_factory.mktemp("foreign") / "network.onnx", classes=2000), SIXTEEN)
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rng = np.random.default_rng(0)
-    (tmp_path / "pictures").mkdir()
+    pictures = tmp_path_factory.mktemp("pictures")
     for index in range(12):
         small = Image.fromarray(rng.integers(0, 256, (6, 6, 3), np.uint8))
-        small.resize((48, 48), Image.Resampling.NEAREST).save(tmp_path / "pictures" / f"{index}.png")
-    return tmp_path / "pictures"
+        small.resize((48, 48), Image.Resampling.NEAREST).save(pictures / f"{index}.png")
+    return pictures
 
 
 def quiet(_: float, __: str) -> None:
@@ -117,34 +117,51 @@ def test_an_update_is_delivered_and_its_loss_is_told(network: SourceNetwork, fol
     assert len(make_delta(base, found.content).data) < exact.bytes / 2
 
 
+COARSE = Setting(step=1.2, keep_codebooks=False)
+LIKE_COARSE = {"step": 1.2, "codebooks": False}
+
+
+def repair_whatever_it_costs(patch: pytest.MonkeyPatch) -> None:
+    """So small a network is mostly head, and its delta never far below the full artifact."""
+    patch.setattr(search, "REPAIRS", 100)
+
+
+@pytest.fixture
+def repairs(monkeypatch: pytest.MonkeyPatch) -> None:
+    repair_whatever_it_costs(monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def second_release(network: SourceNetwork, folder: Path) -> Content:
+    """An update that is small beside what compression did to its base."""
+    base = pipeline.compress(network, COARSE)
+    with pytest.MonkeyPatch.context() as patch:
+        repair_whatever_it_costs(patch)
+        return search.calibrate(retrained(network, 0.02), folder, base=base, progress=quiet).content
+
+
+@pytest.mark.usefixtures("repairs")
 def test_a_coarse_base_is_not_mended_by_the_delta_and_the_next_release_knows_how_coarse_it_was(
-    network: SourceNetwork, folder: Path, monkeypatch: pytest.MonkeyPatch
+    network: SourceNetwork, folder: Path, second_release: Content
 ) -> None:
-    # So small a network is mostly head, and its delta never far below the full artifact.
-    monkeypatch.setattr(search, "REPAIRS", 100)
-    base = pipeline.compress(network, Setting(step=1.2, keep_codebooks=False))
-    # The update is small beside what compression did to the base.
-    new = retrained(network, 0.02)
-    found = search.calibrate(new, folder, base=base, progress=quiet)
-    recipe = found.content.manifest.lineage.recipe
+    recipe = second_release.manifest.lineage.recipe
     assert 0 < recipe["noise"] <= recipe["lost"]
     assert recipe["lost"] - recipe["noise"] <= LOST_LIMIT
     # Errors do not build up: the second release after it is measured like the first.
-    after = search.calibrate(retrained(new, 0.02), folder, base=found.content, progress=quiet)
-    assert after.content.manifest.lineage.recipe["like"] == recipe["like"] == {"step": 1.2, "codebooks": False}
+    new = retrained(retrained(network, 0.02), 0.02)
+    after = search.calibrate(new, folder, base=second_release, progress=quiet)
+    assert after.content.manifest.lineage.recipe["like"] == recipe["like"] == LIKE_COARSE
 
 
+@pytest.mark.usefixtures("repairs")
 def test_a_release_whose_grids_moved_like_codebooks_still_knows_how_coarse_its_line_is(
-    network: SourceNetwork, folder: Path, monkeypatch: pytest.MonkeyPatch
+    network: SourceNetwork, folder: Path, second_release: Content
 ) -> None:
-    monkeypatch.setattr(search, "REPAIRS", 100)
-    coarse = pipeline.compress(network, Setting(step=1.2, keep_codebooks=False))
-    second = search.calibrate(retrained(network, 0.02), folder, base=coarse, progress=quiet).content
-    moved = tuple(as_codebook(tensor) for tensor in second.tensors)
+    moved = tuple(as_codebook(tensor) for tensor in second_release.tensors)
     assert any(tensor.encoding is Encoding.CODEBOOK for tensor in moved)
-    base = Content(second.manifest, second.graph, moved)
+    base = Content(second_release.manifest, second_release.graph, moved)
     third = search.calibrate(retrained(network, 0.04), folder, base=base, progress=quiet)
-    assert third.content.manifest.lineage.recipe["like"] == {"step": 1.2, "codebooks": False}
+    assert third.content.manifest.lineage.recipe["like"] == LIKE_COARSE
 
 
 def as_codebook(tensor: EncodedTensor) -> EncodedTensor:
