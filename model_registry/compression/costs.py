@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from model_registry.compression.lattices import Integers, Lattice
+from model_registry.compression.lattices import MAGNITUDES, Integers, Lattice
 
 Doubles = npt.NDArray[np.floating[Any]]
 # Steps beyond this cost so many bits more for every doubling, as a number coded by its length does.
@@ -57,6 +57,37 @@ class ChangeCosts:
         beyond = np.log2(np.maximum(np.abs(steps) / FARTHEST, 1))
         known = self._bits[self._lattice.kind(base), np.clip(steps, -FARTHEST, FARTHEST) + FARTHEST]
         return np.asarray(known + BITS_BEYOND * beyond)
+
+
+class PruningCosts:
+    """With a base that was pruned further: the bits of a new level, by the magnitude of the base's; staying is nearly free."""
+
+    def __init__(self, lattice: Lattice, levels: Integers, base: Integers) -> None:
+        self._lattice = lattice
+        moved, magnitudes = levels != base, lattice.magnitude(base)
+        share = max(float(moved.mean()), 0.5 / max(moved.size, 1))
+        total = np.bincount(magnitudes.ravel(), minlength=MAGNITUDES)
+        changed = np.bincount(magnitudes[moved], minlength=MAGNITUDES)
+        # A magnitude that is seldom seen resembles the others.
+        rates = np.clip((changed + 4 * share) / (total + 4), 1e-5, 0.98)
+        self._stays, self._changes = -np.log2(1 - rates), -np.log2(rates)
+        values = np.bincount(self._place(levels[moved]), minlength=2 * FARTHEST + 1) + 0.05
+        self._values = -np.log2(values / values.sum())
+
+    def __call__(self, candidates: Integers, base: Integers) -> Doubles:
+        magnitudes, distance = self._lattice.magnitude(base), np.abs(candidates - self._lattice.zero)
+        beyond = np.log2(np.maximum(distance / FARTHEST, 1))
+        told = self._changes[magnitudes] + self._values[self._place(candidates)] + BITS_BEYOND * beyond
+        return np.asarray(np.where(candidates == base, self._stays[magnitudes], told))
+
+    def _place(self, levels: Integers) -> Integers:
+        return np.asarray(np.clip(levels - self._lattice.zero, -FARTHEST, FARTHEST) + FARTHEST)
+
+
+def costs_of_changes(lattice: Lattice, levels: Integers, base: Integers) -> Costs:
+    """Those of the code that serves the present ``levels`` better."""
+    ways: list[Costs] = [ChangeCosts(lattice, levels, base), PruningCosts(lattice, levels, base)]
+    return min(ways, key=lambda costs: float(costs(levels, base).sum()))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -15,6 +15,8 @@ Doubles = npt.NDArray[np.floating[Any]]
 Integers = npt.NDArray[np.int64]
 # Entries of a codebook are told apart by so many half octaves of the width of their cell (contract/codecs/prediction.py).
 WIDTHS = 12
+# And by so many eighths of an octave of their weight below the largest; zero is the last.
+MAGNITUDES = 122
 
 
 class Lattice(Protocol):
@@ -38,6 +40,9 @@ class Lattice(Protocol):
     def kind(self, levels: Integers) -> Integers:
         """0 to ``kinds`` - 1."""
 
+    def magnitude(self, levels: Integers) -> Integers:
+        """0 to ``MAGNITUDES`` - 1, smaller for larger weights."""
+
 
 @dataclass(frozen=True, slots=True)
 class Grid:
@@ -59,6 +64,9 @@ class Grid:
 
     def kind(self, levels: Integers) -> Integers:
         return np.asarray(levels == 0, np.int64)
+
+    def magnitude(self, levels: Integers) -> Integers:
+        return _magnitudes(np.abs(levels), LARGEST_LEVEL)
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,6 +96,14 @@ class Codebook:
     def kind(self, levels: Integers) -> Integers:
         return np.asarray(self._kinds[levels])
 
+    def magnitude(self, levels: Integers) -> Integers:
+        return np.asarray(self._magnitudes[levels])
+
+    @cached_property
+    def _magnitudes(self) -> Integers:
+        weights = np.abs(self.entries)
+        return _magnitudes(weights, float(weights.max()))
+
     @cached_property
     def _kinds(self) -> Integers:
         gaps = np.diff(self.entries, prepend=self.entries[0], append=self.entries[-1])
@@ -95,3 +111,9 @@ class Codebook:
         kinds: Integers = np.clip(np.rint(2 * np.log2(cells.max() / cells)), 0, WIDTHS - 1).astype(np.int64)
         kinds[self.zero] = WIDTHS
         return kinds
+
+
+def _magnitudes(weights: Doubles, largest: float) -> Integers:
+    with np.errstate(divide="ignore"):
+        below = 8 * np.log2(largest / weights)
+    return np.where(weights == 0, MAGNITUDES - 1, np.clip(below, 0, MAGNITUDES - 2)).astype(np.int64)

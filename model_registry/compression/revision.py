@@ -35,7 +35,7 @@ from model_registry.compression.compensation import (
     wanted_bias_step,
     wanted_step,
 )
-from model_registry.compression.costs import ChangeCosts, Pricing
+from model_registry.compression.costs import Pricing, costs_of_changes
 from model_registry.compression.descent import best_levels, sweep
 from model_registry.compression.lattices import Codebook, Grid, Integers
 from model_registry.compression.quantization import LARGEST_LEVEL, MAX_ENTRIES, Floats, grid_tensor
@@ -93,7 +93,7 @@ class _Target:
 
     def pricing(self, choice: _Choice) -> Pricing:
         """A bit's cost under the changes that ``choice`` makes."""
-        return Pricing(choice.lattice, ChangeCosts(choice.lattice, choice.levels, choice.base), self.price)
+        return Pricing(choice.lattice, costs_of_changes(choice.lattice, choice.levels, choice.base), self.price)
 
     def slopes(self, group: int, weights: Doubles, bias: Doubles) -> Doubles:
         """Errors times moments, (outputs, inputs + 1): half of how the damage falls with every weight and the bias."""

@@ -322,7 +322,8 @@ def changes(number: int, new: Tensor, old: Tensor, numbering: Numbering, symbols
 def sparse(number: int, new: Tensor, old: Tensor, symbols: Symbols) -> list[Block]:
     """Blocks that fill in ``new.values`` one after the other."""
     numbering = Numbering(new.encoding, new.scale)
-    by_weight, by_context, activity = number // 6, number // 3 % 2, number % 3
+    pruned = number >= 12
+    by_weight, by_context, activity = (number - 12, 0, 0) if pruned else (number // 6, number // 3 % 2, number % 3)
     predicted = predictions(new, old, numbering, by_weight)
     lengths = [symbols.partition(side, 33) for side in new.shape[:activity]]
     blocks = []
@@ -331,16 +332,37 @@ def sparse(number: int, new: Tensor, old: Tensor, symbols: Symbols) -> list[Bloc
         filled = [numbering.zero or 0 if p is None else p for p in block]
 
         def finish(sent: dict[int, int], filled: list[int] = filled) -> None:
+            if pruned:
+                assert numbering.zero is not None
+                filled = [numbering.zero if place in sent else p for place, p in enumerate(filled)]
+                sent = {place: step - 1 for place, step in sent.items()}
             new.values += [numbering.value(stepped(p, sent.get(place, 0), numbering)) for place, p in enumerate(filled)]
 
         kinds, contexts = contexts_of(block, start, new.shape, lengths, numbering)
         count = 14 if new.encoding == 4 else 3
         of_steps = (contexts, 16 * count) if by_context else (kinds, count)
+        if pruned:
+            contexts, of_steps = magnitudes(block, numbering), ([0] * len(block), 1)
         if len(block) < FEW:
             contexts = [0] * len(block)
             of_steps = (contexts, 1)
         blocks.append(Block(contexts, *of_steps, finish))
     return blocks
+
+
+def magnitudes(block: list[int | None], numbering: Numbering) -> list[int]:
+    largest = float(half_of(numbering.width))
+    if numbering.encoding == 4:
+        largest = max((abs(level) for level in numbering.levels if math.isfinite(level)), default=0.0) or 1.0
+
+    def magnitude(p: int) -> int:
+        if p == numbering.zero:
+            return 121
+        weight = numbering.levels[p] if numbering.encoding == 4 else numbering.value(p)
+        ratio = max(abs(weight) / largest if math.isfinite(weight) else 0.0, 2.0**-15)
+        return 1 - math.frexp(((ratio * ratio) ** 2) ** 2)[1]
+
+    return [122 if p is None else magnitude(p) for p in block]
 
 
 def contexts_of(

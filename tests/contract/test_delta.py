@@ -340,9 +340,28 @@ def test_an_unknown_codec_says_to_update() -> None:
         read_delta_header(bytes(data))
 
 
+@pytest.mark.parametrize("encoding", [Encoding.CODEBOOK, Encoding.GRID8, Encoding.GRID16])
+def test_pruning_what_is_small_costs_a_fraction_of_telling_which_weights_go(encoding: Encoding) -> None:
+    rng = np.random.default_rng(6)
+    if encoding is Encoding.CODEBOOK:
+        entries = np.append(rng.permutation(np.geomspace(0.001, 1, 127)), 0)
+        old = tensor("w", encoding, rng.integers(0, 128, (64, 32, 3, 3)), entries)
+        pruned = np.where(entries[old.values] < 0.01, 127, old.values)
+    else:
+        old = tensor("w", encoding, rng.integers(-100, 101, (64, 32, 3, 3)), [0.01])
+        pruned = np.where(np.abs(old.values) < 20, 0, old.values)
+    base, new = content(old), content(tensor("w", encoding, pruned, old.scale))
+    delta = make_delta(base, new, Codec.MODEL).data
+    bare = make_delta(base, replace(base, manifest=new.manifest), Codec.MODEL).data
+    # Where the threshold falls between two magnitudes, one of them is told weight by weight.
+    assert len(delta) - len(bare) < 0.1 * np.count_nonzero(pruned != old.values)
+    assert apply_delta(base, delta).data == new.data
+    assert second_decoder.decode_delta(delta, base.data) == new.data
+
+
 def test_every_change_coder_has_its_own_number() -> None:
     assert [coder.number for coder in changes.CODERS] == list(range(32, 44))
-    assert [coder.number for coder in sparse.CODERS] == [48, 49, 50, 52, 53, 54, 55, 56, 58, 59]
+    assert [coder.number for coder in sparse.CODERS] == [48, 49, 50, 52, 53, 54, 55, 56, 58, 59, 60, 61]
 
 
 def test_counterfactuals_tell_what_other_ways_cost() -> None:

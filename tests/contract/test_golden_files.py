@@ -8,7 +8,7 @@ from model_registry.contract.content import Content
 from model_registry.contract.delta import apply_delta
 from model_registry.contract.full import decode_full
 from tests.contract import second_decoder
-from tests.contract.golden_files import DELTAS, FOLDER
+from tests.contract.golden_files import DELTAS, FOLDER, SPARSE
 
 
 def golden(name: str) -> bytes:
@@ -26,10 +26,11 @@ def test_the_full_artifact() -> None:
     assert second_decoder.decode_full(golden("base.dfm")) == golden("base.dfc")
 
 
-def test_every_sparse_coder() -> None:
-    base = Content.from_data(golden("sparse-base.dfc"))
-    assert apply_delta(base, golden("every-sparse.dfd")).data == golden("sparse-new.dfc")
-    assert second_decoder.decode_delta(golden("every-sparse.dfd"), golden("sparse-base.dfc")) == golden("sparse-new.dfc")
+@pytest.mark.parametrize("name", list(SPARSE))
+def test_every_sparse_coder(name: str) -> None:
+    base, new, delta = (golden(file) for file in (f"{name}-base.dfc", f"{name}-new.dfc", f"every-{name}.dfd"))
+    assert apply_delta(Content.from_data(base), delta).data == new
+    assert second_decoder.decode_delta(delta, base) == new
 
 
 @pytest.mark.parametrize("name", list(DELTAS))

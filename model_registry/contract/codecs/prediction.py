@@ -24,6 +24,10 @@ Integers = npt.NDArray[np.integer[Any]]
 EXPONENTS = 16
 # Contexts of codebooks: so many half octaves of the width of an entry's cell.
 WIDTHS = 12
+# Magnitudes of integers: eighths of an octave below the largest there can be, so many octaves down; zero; and unknown.
+OCTAVES = 15
+ZERO = 8 * OCTAVES + 1
+MAGNITUDES = ZERO + 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,6 +96,33 @@ class Prediction:
             kinds[~self.known[part]] = self.kinds - 1
         return kinds
 
+    def magnitude(self, predicted: Integers, part: slice) -> npt.NDArray[np.uint8]:
+        """How small the predicted weight is, 0 to ``MAGNITUDES`` - 1; of integers only.
+
+        Pruning takes the weights below a threshold, so that it matters which side of it a context lies on.
+        """
+        if self.new.alphabet:
+            magnitudes = look_up(self._magnitudes, predicted.astype(np.uint8, copy=False))
+        else:
+            magnitudes = _eighths_below(np.abs(predicted).astype(np.float64), float(1 << (self.new.width - 1)))
+            magnitudes[predicted == self.new.zero] = ZERO
+        if self.known is not None:
+            magnitudes[~self.known[part]] = MAGNITUDES - 1
+        return magnitudes
+
+    @cached_property
+    def _magnitudes(self) -> npt.NDArray[np.uint8]:
+        """Of every symbol."""
+        if self.new.encoding is Encoding.CODEBOOK:
+            weights = np.abs(self.new.scale[self.new.entries].astype(np.float64))
+            weights[~np.isfinite(weights)] = 0
+            magnitudes = _eighths_below(weights, float(weights.max()) or 1.0)
+        else:
+            magnitudes = _eighths_below(np.abs(np.arange(256.0) - self.new.zero), float(1 << (self.new.width - 1)))
+        if self.new.zero >= 0:
+            magnitudes[self.new.zero] = ZERO
+        return magnitudes
+
     @cached_property
     def _widths(self) -> npt.NDArray[np.uint8]:
         """For every rank of a codebook, by how many half octaves its cell is narrower than the widest; zero stands apart."""
@@ -146,6 +177,11 @@ class PredictedBlock:
             return self.prediction.kind(self.index, self.part)
         return look_up(self.prediction.kind(self.table, slice(0, self.table.size)), self.index)
 
+    def magnitudes(self) -> npt.NDArray[np.uint8]:
+        if self.table is None:
+            return self.prediction.magnitude(self.index, self.part)
+        return look_up(self.prediction.magnitude(self.table, slice(0, self.table.size)), self.index)
+
     def values(self) -> Array:
         """The values that are predicted."""
         view = self.prediction.new
@@ -156,6 +192,16 @@ class PredictedBlock:
         used = int(self.index.max(initial=0)) + 1
         found = self.index if (bytes_of[:used] == np.arange(used)).all() else look_up(bytes_of, self.index)
         return found.view(listed.dtype)
+
+
+def _eighths_below(weights: npt.NDArray[np.float64], largest: float) -> npt.NDArray[np.uint8]:
+    """By how many eighths of an octave weights from 0 on are below ``largest``: three squares and an exponent, all of it exact
+    or rounded as IEEE 754 says.
+    """
+    ratios = np.maximum(weights / largest, 2.0**-OCTAVES)
+    for _ in range(3):
+        ratios *= ratios
+    return (1 - np.frexp(ratios)[1]).astype(np.uint8)
 
 
 def predicts(old: EncodedTensor, new: IntegerView, shape: tuple[int, ...], *, by_weight: bool) -> bool:

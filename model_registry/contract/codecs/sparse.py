@@ -1,6 +1,7 @@
 """One tensor's values where most stay: only those that change are told, in a pool with those of other tensors (pools.py).
 
-What changes is told as steps from the prediction, as in changes.py, and in the same contexts.
+What changes is told as steps from the prediction, as in changes.py, and in the same contexts. Where weights were pruned other
+contexts serve better: pruning takes what is small, and leaves zeros.
 """
 
 from __future__ import annotations
@@ -16,14 +17,14 @@ from model_registry.contract.codecs.activity import Activity, Contexts
 from model_registry.contract.codecs.integers import Array, IntegerView
 from model_registry.contract.codecs.places import Alike, Places, Sorted
 from model_registry.contract.codecs.pools import SIZE, Changes, Long, Steps
-from model_registry.contract.codecs.prediction import Prediction, predict, predicts
+from model_registry.contract.codecs.prediction import MAGNITUDES, Prediction, predict, predicts
 from model_registry.contract.codecs.sections import Sink, Source
 from model_registry.contract.codecs.steps import from_steps, to_steps
 from model_registry.contract.entropy import Integers, unzigzag, zigzag
 from model_registry.contract.errors import MalformedArtifact, UnsupportedArtifact
 from model_registry.contract.tensors import EncodedTensor
 
-FIRST_SPARSE = 48
+FIRST_SPARSE, FIRST_PRUNED = 48, 60
 # Tensors with fewer values do not earn tables of their own alphabet; blocks with fewer have one context.
 SMALL, FEW = 4096, 512
 
@@ -33,25 +34,34 @@ class SparseCoder:
     """One way of telling sparse changes; its number in the head is 48 + 6 by_weight + 3 by_context + activity.
 
     ``by_context``: a step stands in the whole context of its value, not in that of its kind alone.
+    ``pruned``: places stand in contexts by magnitude, and steps are those from zero; the number is 60 + by_weight then.
     """
 
     by_weight: bool
-    by_context: bool
-    activity: Activity
+    by_context: bool = False
+    activity: Activity = Activity.NONE
+    pruned: bool = False
 
     @property
     def number(self) -> int:
+        if self.pruned:
+            return FIRST_PRUNED + self.by_weight
         return FIRST_SPARSE + 6 * self.by_weight + 3 * self.by_context + self.activity
 
     def fits(self, view: IntegerView, shape: tuple[int, ...]) -> bool:
-        return view.is_integer and self.activity.fits(shape) and (not self.activity or math.prod(shape) >= FEW)
+        if not view.is_integer or (self.pruned and view.zero < 0):
+            return False
+        return self.activity.fits(shape) and (not self.activity or math.prod(shape) >= FEW)
 
 
-CODERS = tuple(
-    SparseCoder(by_weight, by_context, activity)
-    for by_weight, by_context, activity in product((False, True), (False, True), Activity)
-    # Without activity a context is a kind.
-    if activity or not by_context
+CODERS = (
+    *(
+        SparseCoder(by_weight, by_context, activity)
+        for by_weight, by_context, activity in product((False, True), (False, True), Activity)
+        # Without activity a context is a kind.
+        if activity or not by_context
+    ),
+    *(SparseCoder(by_weight, pruned=True) for by_weight in (False, True)),
 )
 
 
@@ -137,10 +147,14 @@ class _Expected:
     def __init__(self, prediction: Prediction, contexts: Contexts, coder: SparseCoder, part: slice) -> None:
         self.view = prediction.new
         self.block = prediction.block(part)
+        self._pruned = coder.pruned
+        self.step_contexts = 1
+        self.of_steps: Integers = np.zeros(self.block.index.size, np.uint8)
         if self.block.index.size < FEW:
             self.places: Places = Alike(self.block.index.size)
-            self.step_contexts = 1
-            self.of_steps: Integers = np.zeros(self.block.index.size, np.uint8)
+            return
+        if coder.pruned:
+            self.places = Sorted(self.block.magnitudes(), MAGNITUDES)
             return
         kinds = self.block.kinds()
         found, count = contexts.of(kinds, prediction.kinds, part)
@@ -149,13 +163,15 @@ class _Expected:
         self.step_contexts = count if coder.by_context else prediction.kinds
 
     def steps(self, integers: Integers, places: Long) -> Integers:
-        """The steps that lead to ``integers`` at these places."""
-        before, alphabet = self.block.at(places), self.view.alphabet
-        return to_steps(integers, before, alphabet, self.view.zero) if alphabet else zigzag(integers - before)
+        """The steps, from 1 on, that lead to ``integers`` at these places."""
+        before, alphabet = self._before(places), self.view.alphabet
+        steps = to_steps(integers, before, alphabet, self.view.zero) if alphabet else zigzag(integers - before)
+        return steps + self._pruned
 
     def stepped(self, steps: Steps, places: Long) -> Integers:
         """The inverse of ``steps``. Raises MalformedArtifact for those that lead out of the values' type or alphabet."""
-        before, alphabet = self.block.at(places), self.view.alphabet
+        before, alphabet = self._before(places), self.view.alphabet
+        steps = steps - self._pruned
         if alphabet is None:
             after: Integers = before + unzigzag(steps.astype(np.int64))
             fits = (after == after.astype(self.view.encoding.dtype)).all()
@@ -165,6 +181,10 @@ class _Expected:
         if not fits:
             raise MalformedArtifact("a change leads beyond what its tensor can hold")
         return after
+
+    def _before(self, places: Long) -> Integers:
+        """What steps lead from: no step from the prediction is none, while one from zero may be."""
+        return np.full(places.size, self.view.zero, self.view.dtype) if self._pruned else self.block.at(places)
 
 
 def _changes(expected: _Expected, values: Array) -> Changes:

@@ -1,0 +1,49 @@
+"""What changes are believed to cost before they are coded."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from model_registry.compression.costs import ChangeCosts, costs_of_changes
+from model_registry.compression.lattices import Codebook, Grid, Lattice
+from model_registry.compression.quantization import grid_tensor
+from model_registry.contract.codecs.sections import Sink
+from model_registry.contract.codecs.tensor_coding import encode_tensor
+from model_registry.contract.entropy import COST_UNIT
+
+GRID = Grid(0.01)
+ENTRIES = np.sort(np.append(np.geomspace(0.001, 1, 60), [0, *-np.geomspace(0.0012, 1, 60)]))
+
+
+@pytest.mark.parametrize("lattice", [GRID, Codebook(ENTRIES)], ids=["grid", "codebook"])
+def test_where_small_weights_went_the_next_small_one_goes_cheaply(lattice: Lattice) -> None:
+    base = lattice.nearest(np.random.default_rng(1).uniform(-1, 1, (80, 90)))
+    pruned = np.where(np.abs(lattice.values(base)) < 0.1, lattice.zero, base)
+    costs = costs_of_changes(lattice, pruned, base)
+    small, large = (lattice.nearest(np.array([value])) for value in (0.05, 0.5))
+    to_zero = np.array([lattice.zero])
+    assert costs(to_zero, small) < 0.2
+    assert costs(to_zero, large) > 8
+    assert costs(large, large) < 0.01
+    # Whatever is chosen costs about what its coder asks.
+    assert costs(pruned, base).sum() < 0.2 * ChangeCosts(lattice, pruned, base)(pruned, base).sum()
+
+
+def test_the_coder_asks_what_is_believed() -> None:
+    rng = np.random.default_rng(2)
+    base = GRID.nearest(rng.uniform(-1, 1, (200, 90)))
+    pruned = np.where((np.abs(base) < 30) & (rng.random(base.shape) < 0.7), 0, base)
+    before, after = (grid_tensor("w", levels, GRID.step) for levels in (base, pruned))
+    sink = Sink()
+    encode_tensor(before, after, sink)
+    believed = float(costs_of_changes(GRID, pruned, base)(pruned, base).sum())
+    assert sink.cost / COST_UNIT == pytest.approx(believed, rel=0.15)
+
+
+def test_where_weights_moved_a_little_either_way_steps_are_priced() -> None:
+    rng = np.random.default_rng(3)
+    base = GRID.nearest(rng.uniform(-1, 1, (80, 90)))
+    moved = base + np.where(rng.random(base.shape) < 0.05, rng.choice([-1, 1], base.shape), 0)
+    costs, steps = costs_of_changes(GRID, moved, base), ChangeCosts(GRID, moved, base)
+    assert float(costs(moved, base).sum()) == float(steps(moved, base).sum())
