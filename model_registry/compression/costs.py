@@ -13,6 +13,8 @@ from model_registry.compression.lattices import MAGNITUDES, Integers, Lattice
 Doubles = npt.NDArray[np.floating[Any]]
 # Steps beyond this cost so many bits more for every doubling, as a number coded by its length does.
 FARTHEST, BITS_BEYOND = 24, 2.0
+# What it takes to tell how often weights of one kind change.
+BITS_OF_A_KIND = 16
 
 
 class Costs(Protocol):
@@ -86,8 +88,14 @@ class PruningCosts:
 
 def costs_of_changes(lattice: Lattice, levels: Integers, base: Integers) -> Costs:
     """Those of the code that serves the present ``levels`` better."""
-    ways: list[Costs] = [ChangeCosts(lattice, levels, base), PruningCosts(lattice, levels, base)]
-    return min(ways, key=lambda costs: float(costs(levels, base).sum()))
+    steps, pruning = ChangeCosts(lattice, levels, base), PruningCosts(lattice, levels, base)
+    ways: list[tuple[Costs, Integers]] = [(steps, lattice.kind(base)), (pruning, lattice.magnitude(base))]
+
+    def bits(way: tuple[Costs, Integers]) -> float:
+        costs, kinds = way
+        return float(costs(levels, base).sum()) + BITS_OF_A_KIND * np.unique(kinds).size
+
+    return min(ways, key=bits)[0]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
