@@ -114,6 +114,6 @@ class Codebook:
 
 
 def _magnitudes(weights: Doubles, largest: float) -> Integers:
-    with np.errstate(divide="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore"):
         below = 8 * np.log2(largest / weights)
     return np.where(weights == 0, MAGNITUDES - 1, np.clip(below, 0, MAGNITUDES - 2)).astype(np.int64)

@@ -47,3 +47,9 @@ def test_where_weights_moved_a_little_either_way_steps_are_priced() -> None:
     moved = base + np.where(rng.random(base.shape) < 0.05, rng.choice([-1, 1], base.shape), 0)
     costs, steps = costs_of_changes(GRID, moved, base), ChangeCosts(GRID, moved, base)
     assert float(costs(moved, base).sum()) == float(steps(moved, base).sum())
+
+
+def test_a_layer_that_is_all_zero_has_costs_too() -> None:
+    nothing = Codebook(np.zeros(1))
+    levels = np.zeros((4, 5), np.int64)
+    assert costs_of_changes(nothing, levels, levels)(levels, levels).max() < 0.2
