@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -213,8 +213,13 @@ class _CodedTable:
     cost: int
 
 
-def _code_table(histogram: npt.NDArray[np.int64]) -> _CodedTable:
-    """The table that codes a histogram in the fewest bits, itself included."""
+@lru_cache(maxsize=1024)
+def _code_table(frequencies: bytes) -> _CodedTable:
+    """The table that codes a histogram (int64) in the fewest bits, itself included.
+
+    Remembered, because who compares ways of coding asks about the same symbols again and again.
+    """
+    histogram = np.frombuffer(frequencies, np.int64)
     counts = histogram >> max(0, int(histogram.max()).bit_length() - WEIGHT_BITS)
     counts = np.where((counts == 0) & (histogram > 0), 1, counts)
     forms = [_cheapest_form(0, np.zeros_like(counts), histogram)]
@@ -249,7 +254,7 @@ class _SharedTables:
             else:
                 sums[cluster] += histogram
             self._clusters[index] = cluster
-        self.tables = [_code_table(row) for row in sums]
+        self.tables = [_code_table(row.tobytes()) for row in sums]
         numbers = len(histograms) * (len(sums).bit_length() if len(histograms) > 1 else 0)
         self.cost = sum(table.cost for table in self.tables) + numbers * COST_UNIT
         self._taken = 0
