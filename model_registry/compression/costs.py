@@ -13,6 +13,7 @@ from model_registry.compression.lattices import MAGNITUDES, Integers, Lattice
 Doubles = npt.NDArray[np.floating[Any]]
 # Steps beyond this cost so many bits more for every doubling, as a number coded by its length does.
 FARTHEST, BITS_BEYOND = 24, 2.0
+CELLS = 2 * FARTHEST + 1
 # What it takes to tell how often weights of one kind change.
 BITS_OF_A_KIND = 16
 
@@ -42,8 +43,8 @@ class ChangeCosts:
         self._lattice = lattice
         steps, kinds = levels - base, lattice.kind(base)
         share = max(float((steps != 0).mean()), 0.5 / max(steps.size, 1))
-        counts = np.zeros((lattice.kinds, 2 * FARTHEST + 1))
-        np.add.at(counts, (kinds, np.clip(steps, -FARTHEST, FARTHEST) + FARTHEST), 1)
+        cells = (kinds * CELLS + _cell(steps)).ravel()
+        counts = np.bincount(cells, minlength=lattice.kinds * CELLS).reshape(-1, CELLS).astype(np.float64)
         total = counts.sum(axis=1)
         unchanged = counts[:, FARTHEST].copy()
         # A kind that is seldom seen resembles the others.
@@ -56,9 +57,7 @@ class ChangeCosts:
 
     def __call__(self, candidates: Integers, base: Integers) -> Doubles:
         steps = candidates - base
-        beyond = np.log2(np.maximum(np.abs(steps) / FARTHEST, 1))
-        known = self._bits[self._lattice.kind(base), np.clip(steps, -FARTHEST, FARTHEST) + FARTHEST]
-        return np.asarray(known + BITS_BEYOND * beyond)
+        return np.asarray(self._bits[self._lattice.kind(base), _cell(steps)] + _bits_beyond(steps))
 
 
 class PruningCosts:
@@ -73,17 +72,24 @@ class PruningCosts:
         # A magnitude that is seldom seen resembles the others.
         rates = np.clip((changed + 4 * share) / (total + 4), 1e-5, 0.98)
         self._stays, self._changes = -np.log2(1 - rates), -np.log2(rates)
-        values = np.bincount(self._place(levels[moved]), minlength=2 * FARTHEST + 1) + 0.05
+        values = np.bincount(_cell(levels[moved] - lattice.zero), minlength=CELLS) + 0.05
         self._values = -np.log2(values / values.sum())
 
     def __call__(self, candidates: Integers, base: Integers) -> Doubles:
-        magnitudes, distance = self._lattice.magnitude(base), np.abs(candidates - self._lattice.zero)
-        beyond = np.log2(np.maximum(distance / FARTHEST, 1))
-        told = self._changes[magnitudes] + self._values[self._place(candidates)] + BITS_BEYOND * beyond
+        magnitudes, distances = self._lattice.magnitude(base), candidates - self._lattice.zero
+        told = self._changes[magnitudes] + self._values[_cell(distances)] + _bits_beyond(distances)
         return np.asarray(np.where(candidates == base, self._stays[magnitudes], told))
 
-    def _place(self, levels: Integers) -> Integers:
-        return np.asarray(np.clip(levels - self._lattice.zero, -FARTHEST, FARTHEST) + FARTHEST)
+
+def _cell(steps: Integers) -> Integers:
+    """0 to ``CELLS`` - 1. This is asked for every weight many times: two comparisons take half as long as ``clip``."""
+    return np.asarray(np.minimum(np.maximum(steps, -FARTHEST), FARTHEST) + FARTHEST)
+
+
+def _bits_beyond(steps: Integers) -> Doubles | float:
+    """What is to be added for steps beyond the cells, which are few."""
+    sizes = np.abs(steps)
+    return BITS_BEYOND * np.log2(np.maximum(sizes / FARTHEST, 1)) if sizes.max(initial=0) > FARTHEST else 0.0
 
 
 def costs_of_changes(lattice: Lattice, levels: Integers, base: Integers) -> Costs:
@@ -93,7 +99,7 @@ def costs_of_changes(lattice: Lattice, levels: Integers, base: Integers) -> Cost
 
     def bits(way: tuple[Costs, Integers]) -> float:
         costs, kinds = way
-        return float(costs(levels, base).sum()) + BITS_OF_A_KIND * np.unique(kinds).size
+        return float(costs(levels, base).sum()) + BITS_OF_A_KIND * np.count_nonzero(np.bincount(kinds.ravel()))
 
     return min(ways, key=bits)[0]
 
