@@ -93,8 +93,11 @@ def _bits_beyond(steps: Integers) -> Doubles | float:
 
 
 def costs_of_changes(lattice: Lattice, levels: Integers, base: Integers) -> Costs:
-    """Those of the code that serves the present ``levels`` better."""
-    steps, pruning = ChangeCosts(lattice, levels, base), PruningCosts(lattice, levels, base)
+    """Those of the code that serves the present ``levels`` better; there is none for pruning without a zero."""
+    steps = ChangeCosts(lattice, levels, base)
+    if lattice.values(np.array(lattice.zero)) != 0:
+        return steps
+    pruning = PruningCosts(lattice, levels, base)
     ways: list[tuple[Costs, Integers]] = [(steps, lattice.kind(base)), (pruning, lattice.magnitude(base))]
 
     def bits(way: tuple[Costs, Integers]) -> float:

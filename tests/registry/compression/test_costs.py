@@ -49,6 +49,13 @@ def test_where_weights_moved_a_little_either_way_steps_are_priced() -> None:
     assert float(costs(moved, base).sum()) == float(steps(moved, base).sum())
 
 
+def test_without_a_zero_nothing_is_pruned() -> None:
+    lattice = Codebook(ENTRIES[ENTRIES != 0])
+    base = lattice.nearest(np.random.default_rng(1).uniform(-1, 1, (80, 90)))
+    shrunk = np.where(np.abs(lattice.values(base)) < 0.1, lattice.zero, base)
+    assert isinstance(costs_of_changes(lattice, shrunk, base), ChangeCosts)
+
+
 def test_a_layer_that_is_all_zero_has_costs_too() -> None:
     nothing = Codebook(np.zeros(1))
     levels = np.zeros((4, 5), np.int64)
