@@ -37,7 +37,10 @@ class LevelCosts:
 
 
 class ChangeCosts:
-    """With a base: the bits of a step from the base's level, by the kind of that level; no step is nearly free."""
+    """With a base: the bits of a step from the base's level, by the kind of that level; no step is nearly free.
+
+    ``occurring``: how many kinds there are.
+    """
 
     def __init__(self, lattice: Lattice, levels: Integers, base: Integers) -> None:
         self._lattice = lattice
@@ -46,6 +49,7 @@ class ChangeCosts:
         cells = (kinds * CELLS + _cell(steps)).ravel()
         counts = np.bincount(cells, minlength=lattice.kinds * CELLS).reshape(-1, CELLS).astype(np.float64)
         total = counts.sum(axis=1)
+        self.occurring = int(np.count_nonzero(total))
         unchanged = counts[:, FARTHEST].copy()
         # A kind that is seldom seen resembles the others.
         changed = np.clip((total - unchanged + 4 * share) / (total + 4), 1e-5, 0.98)
@@ -61,13 +65,17 @@ class ChangeCosts:
 
 
 class PruningCosts:
-    """With a base that was pruned further: the bits of a new level, by the magnitude of the base's; staying is nearly free."""
+    """With a base that was pruned further: the bits of a new level, by the magnitude of the base's; staying is nearly free.
+
+    ``occurring``: how many magnitudes there are.
+    """
 
     def __init__(self, lattice: Lattice, levels: Integers, base: Integers) -> None:
         self._lattice = lattice
         moved, magnitudes = levels != base, lattice.magnitude(base)
         share = max(float(moved.mean()), 0.5 / max(moved.size, 1))
         total = np.bincount(magnitudes.ravel(), minlength=MAGNITUDES)
+        self.occurring = int(np.count_nonzero(total))
         changed = np.bincount(magnitudes[moved], minlength=MAGNITUDES)
         # A magnitude that is seldom seen resembles the others.
         rates = np.clip((changed + 4 * share) / (total + 4), 1e-5, 0.98)
@@ -97,14 +105,8 @@ def costs_of_changes(lattice: Lattice, levels: Integers, base: Integers) -> Cost
     steps = ChangeCosts(lattice, levels, base)
     if lattice.values(np.array(lattice.zero)) != 0:
         return steps
-    pruning = PruningCosts(lattice, levels, base)
-    ways: list[tuple[Costs, Integers]] = [(steps, lattice.kind(base)), (pruning, lattice.magnitude(base))]
-
-    def bits(way: tuple[Costs, Integers]) -> float:
-        costs, kinds = way
-        return float(costs(levels, base).sum()) + BITS_OF_A_KIND * np.count_nonzero(np.bincount(kinds.ravel()))
-
-    return min(ways, key=bits)[0]
+    ways: list[ChangeCosts | PruningCosts] = [steps, PruningCosts(lattice, levels, base)]
+    return min(ways, key=lambda costs: float(costs(levels, base).sum()) + BITS_OF_A_KIND * costs.occurring)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

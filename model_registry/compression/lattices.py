@@ -10,13 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from model_registry.compression.quantization import LARGEST_LEVEL
+from model_registry.contract.codecs.prediction import WIDTHS, ZERO
 
 Doubles = npt.NDArray[np.floating[Any]]
 Integers = npt.NDArray[np.int64]
-# Entries of a codebook are told apart by so many half octaves of the width of their cell (contract/codecs/prediction.py).
-WIDTHS = 12
-# And by so many eighths of an octave of their weight below the largest; zero is the last.
-MAGNITUDES = 122
+# Zero is the last magnitude of levels that are known.
+MAGNITUDES = ZERO + 1
 
 
 class Lattice(Protocol):
