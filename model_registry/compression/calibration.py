@@ -78,6 +78,22 @@ def calibrate_layers(exact: Content, requests: Sequence[Inputs], *, progress: Pr
     return Calibration(found, exact.graph, tuple(requests))
 
 
+def joined(parts: Sequence[Calibration]) -> Calibration:
+    """What several sets of requests told of one network, as one: each counts by its size."""
+    total = sum(len(part.requests) for part in parts)
+    shares = [len(part.requests) / total for part in parts]
+    layers = {}
+    for name, first in parts[0].layers.items():
+        own = [part.layers[name] for part in parts]
+        layers[name] = Calibrated(
+            first.layer,
+            np.sum([share * one.moments for share, one in zip(shares, own, strict=True)], axis=0),
+            sum(share * one.sensitivity for share, one in zip(shares, own, strict=True)),
+            sum(one.samples for one in own),
+        )
+    return Calibration(layers, parts[0].graph, tuple(request for part in parts for request in part.requests))
+
+
 def _moments(
     exact: Content, layers: Sequence[LinearLayer], requests: Sequence[Inputs], progress: Progress
 ) -> dict[str, Doubles]:

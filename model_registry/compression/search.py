@@ -2,8 +2,10 @@
 
 ``calibrate`` needs no labels: it bounds the divergence between the answers of the float network and of the compressed one.
 ``within_drop`` needs them: it bounds the points of top-1 accuracy that are lost, and does not take a lucky draw for it. The
-settings are prices of a bit under error compensation. With a base, the artifact is the delta, and ``calibrate`` bounds what it
-loses: the divergence that is left over the divergence that the update was to bring, KL(new || shipped) / KL(new || base).
+settings are prices of a bit under error compensation. What is judged is judged on pictures that it was not calibrated on; what
+ships, if it is a full artifact, is calibrated on all of them for the same price. With a base, the artifact is the delta, and
+``calibrate`` bounds what it loses: the divergence that is left over the divergence that the update was to bring, KL(new ||
+shipped) / KL(new || base).
 
 Divergences that bound are also taken at the temperature at which the network is undecided: on the pictures that it was trained
 on a softmax hardly shows what hurts on others.
@@ -12,22 +14,22 @@ on a softmax hardly shows what hurts on others.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from itertools import product
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from model_registry.compression.calibration import Calibration, calibrate_layers
+from model_registry.compression.calibration import Calibration, calibrate_layers, joined
 from model_registry.compression.divergence import log_softmax, mean_divergence, telling_temperature
 from model_registry.compression.pipeline import SourceNetwork, compress, untouched
 from model_registry.compression.quantization import Setting
 from model_registry.compression.rounding import Compensated, coherence_of
-from model_registry.compression.trials import AnySetting, Damage, Progress, Search, Trials
+from model_registry.compression.trials import AnySetting, Progress, Search, Trials
 from model_registry.compression.updates import LOST_LIMIT
 from model_registry.contract.content import Content
 from model_registry.contract.errors import ManifestRefused, ModelUnusable
@@ -52,16 +54,19 @@ Doubles = npt.NDArray[np.float64]
 PRICES = tuple(float(f"{1e-10 * 2 ** (n / 12):.3g}") for n in range(179))
 # A mean divergence of a hundredth of a nat changes about one answer in twenty where the network itself is undecided.
 MAX_DIVERGENCE = 0.01
-MAX_PICTURES = 300
+MAX_PICTURES = 500
 # Every third picture judges and is not calibrated on: on those that it has seen, rounding loses down to half as much.
 JUDGE_EVERY = 3
 # Whatever trained the network may have seen the judges; on pictures that nobody saw, up to 1.46 times as much was lost. That is
 # no guarantee: an update whose loss hangs on a dozen pictures lost ten times as much there.
 MARGIN = 0.68
-# So many thirds of the labelled pictures are left out in turn: which few answers turn is a lottery, and each third draws anew.
-DRAWS = 3
-# Standard errors of a fall that are put down to chance. With more, many settings are tried that could hold by luck alone.
+# Labelled pictures are parted in two: of a setting is expected what it does to each half when it was calibrated on the other.
+HALVES = 2
+# Standard errors of that fall which are put down to chance: no setting does no harm at all, and few do more than so small a
+# sample shows.
 CHANCE = 1.0
+# Finer than all prices: lossless always holds.
+WAYS_OUT: Mapping[str, AnySetting] = MappingProxyType({"lossless": None, "default": Setting()})
 # A delta above this part of a full artifact mends what the base's compression did rather than bring the update.
 REPAIRS = 10
 
@@ -69,9 +74,10 @@ REPAIRS = 10
 def calibrate(
     network: SourceNetwork, folder: Path, *, base: Content | None, progress: Progress, max_lost: float = LOST_LIMIT
 ) -> Search:
-    """The smallest artifact that is true on up to 300 pictures of ``folder``: two of three calibrate, the third judges.
+    """The smallest artifact that is true on up to 500 pictures of ``folder``: two of three calibrate, the third judges.
 
-    Without a base: the full artifact whose answers diverge by at most 0.01 nats on average. With one: the delta that loses at
+    Without a base: the full artifact whose answers diverge by at most 0.01 nats on average, calibrated on all once its price
+    is known, which only brings it nearer. With one: the delta that loses at
     most the share ``max_lost`` of the update, here 0.68 of it so that it holds elsewhere, counted above the *noise*: what the
     base's encoding of untouched tensors costs. Where that takes a tenth of a full artifact, because a coarse base errs more
     than the update brings, noise is what compressing the new network like the base's line loses anyway. Where the base answers
@@ -91,16 +97,16 @@ def calibrate(
     measured = _measured(network, seen, lambda share, step: progress(share / 2, step))
     update = divergences(base) if base is not None and _comparable(base, network) else np.zeros(2)
     if base is None or not update.all():
-        trials = Trials(network, base, _row([measured]), progress)
-        return trials.smallest(lambda content: Damage.certain(max(divergences(content))), MAX_DIVERGENCE)
+        found = Trials(network, base, _row(measured), progress).smallest(lambda c: max(divergences(c)), MAX_DIVERGENCE)
+        return _calibrated_on_all(network, found, measured, judges) if base is None else found
     before = {tensor.name: tensor for tensor in base.tensors}
     coherence = coherence_of(float(update[0]), measured, network.weights, before)
-    trials = Trials(network, base, _row([measured], coherence), progress)
+    trials = Trials(network, base, _row(measured, coherence), progress)
     bound, noise, like = MARGIN * max_lost, divergences(_kept(network, base)), _like(base)
 
-    def share(content: Content) -> Damage:
+    def share(content: Content) -> float:
         missing = np.maximum(divergences(content) - noise, 0)
-        return Damage.certain(float((missing / np.maximum(update - noise, bound * update)).max()))
+        return float((missing / np.maximum(update - noise, bound * update)).max())
 
     found = trials.smallest(share, bound)
     if REPAIRS * found.bytes > len(encode_full(base)):
@@ -160,24 +166,32 @@ def _with_outcome(content: Content, outcome: dict[str, Any]) -> Content:
 def within_drop(
     network: SourceNetwork, samples: Sequence[Sample], max_drop: float, *, base: Content | None, progress: Progress
 ) -> Search:
-    """The smallest artifact that loses at most ``max_drop`` points of top-1 on ``samples``.
+    """The smallest artifact that loses at most ``max_drop`` points of top-1 on ``samples``, and is expected to elsewhere.
 
     Raises ManifestRefused without preprocessing, ModelUnusable for answers that are no numbers, or a label without an answer.
     """
     preprocessing = _preprocessing(network)
-
-    def measured(draw: int) -> Calibration:
-        paths = [sample.path for at, sample in enumerate(samples) if len(samples) < DRAWS or at % DRAWS != draw]
-        return _measured(network, spread(paths, MAX_PICTURES), lambda share, step: progress((draw + share) / (2 * DRAWS), step))
-
     logits, labels = labelled_logits(content_engine(network.exact()), preprocessing, samples)
     before = Answers.of(_finite(logits), labels)
 
-    def lost(content: Content) -> Damage:
-        return before.lost_in(Answers.of(*labelled_logits(content_engine(content), preprocessing, samples)))
+    @cache
+    def answers(content: Content) -> Answers:
+        return Answers.of(*labelled_logits(content_engine(content), preprocessing, samples))
 
-    row = _row([measured(draw) for draw in range(DRAWS)])
-    return Trials(network, base, row, progress).smallest(lost, max_drop)
+    def measured(half: int) -> Calibration:
+        paths = spread([sample.path for sample in samples[half::HALVES]], MAX_PICTURES // HALVES)
+        return _measured(network, paths, lambda share, step: progress((half + share) / (2 * HALVES), step))
+
+    row, tried_on = _row_of_halves([measured(half) for half in range(min(HALVES, len(samples)))])
+    trials = Trials(network, base, row, progress)
+
+    def expected(name: str) -> float:
+        """Points of the right class's probability, of every picture by what was calibrated on the other half."""
+        of_halves = [answers(trials.made(tried)) for tried in tried_on.get(name, (name,))]
+        unseen = np.arange(labels.size) % HALVES == 0
+        return before.fall_to(np.where(unseen, of_halves[-1].likely, of_halves[0].likely))
+
+    return trials.smallest(lambda content: before.lost_in(answers(content)), max_drop, expect=expected)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -193,22 +207,44 @@ class Answers:
         likely = np.exp(log_softmax(logits))[np.arange(labels.size), labels]
         return cls(logits.argmax(axis=1) == labels, likely)
 
-    def lost_in(self, after: Answers) -> Damage:
-        """Points of accuracy. A few answers that turn make it jump; the probability of the right one falls as steadily as the
-        network gets worse, and less what chance explains it is what was lost at least.
+    def lost_in(self, after: Answers) -> float:
+        """Points of accuracy. A few answers that turn make it jump."""
+        return 100 * float(self.right.mean() - after.right.mean())
+
+    def fall_to(self, likely: Doubles) -> float:
+        """Points by which the right answer becomes less ``likely``, less what chance explains: falls as steadily as the
+        network gets worse.
         """
-        fall = self.likely - after.likely
-        floor = fall.mean() - CHANCE * fall.std() / math.sqrt(fall.size)
-        return Damage(100 * float(self.right.mean() - after.right.mean()), 100 * float(floor))
+        fall = self.likely - likely
+        return 100 * float(fall.mean() - CHANCE * fall.std() / math.sqrt(fall.size))
 
 
-def _row(measured: Sequence[Calibration], coherence: float = 1.0) -> dict[str, AnySetting]:
-    """What may be chosen, fine to coarse; of several draws of the pictures each one at every other price."""
-    row: dict[str, AnySetting] = {"lossless": None, "default": Setting()}
-    for price, (draw, calibration) in product(PRICES[:: 1 if len(measured) == 1 else 2], enumerate(measured, 1)):
-        name = f"price {price:g}" if len(measured) == 1 else f"price {price:g}, draw {draw}"
-        row[name] = Compensated(calibration, price, coherence)
-    return row
+def _row(measured: Calibration, coherence: float = 1.0) -> dict[str, AnySetting]:
+    """What may be chosen, fine to coarse."""
+    return {**WAYS_OUT} | {f"price {price:g}": Compensated(measured, price, coherence) for price in PRICES}
+
+
+def _row_of_halves(halves: Sequence[Calibration]) -> tuple[dict[str, AnySetting], dict[str, tuple[str, ...]]]:
+    """What may be chosen, fine to coarse: every other price, calibrated on each half and on all pictures.
+
+    Second comes, for each of these by name, what was calibrated on halves at its price.
+    """
+    row, tried_on, whole = dict(WAYS_OUT), dict[str, tuple[str, ...]](), joined(halves)
+    for price in PRICES[::2]:
+        of_halves = {f"price {price:g}, half {n}": Compensated(half, price) for n, half in enumerate(halves, 1)}
+        settings = of_halves | {f"price {price:g}": Compensated(whole, price)}
+        tried_on |= dict.fromkeys(settings, tuple(of_halves))
+        row |= settings
+    return row, tried_on
+
+
+def _calibrated_on_all(network: SourceNetwork, found: Search, measured: Calibration, judges: Sequence[Path]) -> Search:
+    """The artifact at the price that was found, calibrated on the pictures that judged it as well."""
+    price = found.content.manifest.lineage.recipe.get("price")
+    if price is None:
+        return found
+    content = compress(network, Compensated(joined([measured, _measured(network, judges, lambda *_: None)]), price))
+    return replace(found, content=content, bytes=len(encode_full(content)))
 
 
 def _measured(network: SourceNetwork, paths: Sequence[Path], progress: Progress) -> Calibration:

@@ -1,9 +1,9 @@
 """A row of settings, fine to coarse, tried on a network until the smallest artifact within a bound is found.
 
-What a setting does to the network is measured, and what was measured may be chance: accuracy on a few hundred pictures goes up
-and down by a point from one setting to the next. Damage therefore comes with a *floor*, a steadier measure of what it is at
-least. The row is halved down to the coarsest setting whose floor is within the bound, and from there it goes finer step by
-step until the damage is as well. Where nothing is left to chance both are the same, and that is the first one.
+What an artifact does to the network is measured, and what was measured may be chance: accuracy on a few hundred pictures goes
+up and down by a point from one setting to the next. A search may therefore be told what a setting is *expected* to do, by a
+steadier measure. The row is halved down to the coarsest setting of which that is within the bound, and from there it goes finer
+step by step until the damage is as well. Where nothing is left to chance both are the same, and that is the first one.
 """
 
 from __future__ import annotations
@@ -24,24 +24,20 @@ AnySetting = Setting | Compensated | None
 
 
 @dataclass(frozen=True, slots=True)
-class Damage:
-    """What a setting was seen to do, in the unit of the bound, and the ``floor`` below which that hardly is."""
-
-    value: float
-    floor: float
-
-    @classmethod
-    def certain(cls, value: float) -> Damage:
-        return cls(value, value)
-
-
-@dataclass(frozen=True, slots=True)
 class Point:
-    """One setting as it was seen. ``damage``: mean divergence in nats, share of an update lost, or points of top-1 lost."""
+    """One setting as it was seen. ``damage``: mean divergence in nats, share of an update lost, or points of top-1 lost.
+
+    ``expected``: what the search went by, where that is something else.
+    """
 
     setting: str
     bytes: int
     damage: float
+    expected: float | None = None
+
+    def to_json(self) -> dict[str, object]:
+        told = {"setting": self.setting, "bytes": self.bytes, "damage": self.damage}
+        return told if self.expected is None else told | {"expected": self.expected}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -66,27 +62,43 @@ class Trials:
         self._names, self._settings = list(settings), list(settings.values())
         self._made: dict[int, tuple[Content, int]] = {}
 
-    def smallest(self, measure: Callable[[Content], Damage], bound: float) -> Search:
-        """The smallest artifact whose damage was seen to be within ``bound``, and all that was seen on the way."""
-        seen: dict[int, Damage] = {}
+    def made(self, name: str) -> Content:
+        """The network under this setting."""
+        return self._trial(self._names.index(name))[0]
 
-        def look(number: int) -> Damage:
+    def smallest(
+        self, measure: Callable[[Content], float], bound: float, *, expect: Callable[[str], float] | None = None
+    ) -> Search:
+        """The smallest artifact whose damage was seen to be within ``bound``, and all that was seen on the way.
+
+        ``expect`` tells of a setting by name what it does, if artifacts alone do not tell for certain.
+        """
+        seen: dict[int, float] = {}
+        expected: dict[int, float] = {}
+
+        def look(number: int) -> float:
             if number not in seen:
-                found = measure(self._trial(number)[0])
-                seen[number] = Damage(round(found.value, 6), round(found.floor, 6))
+                seen[number] = round(measure(self._trial(number)[0]), 6)
             return seen[number]
 
+        def likely(number: int) -> float:
+            if expect is None:
+                return look(number)
+            if number not in expected:
+                expected[number] = round(expect(self._names[number]), 6)
+            return expected[number]
+
         def holds(number: int) -> bool:
-            return max(look(number).value, look(number).floor) <= bound or number == 0
+            return look(number) <= bound or number == 0
 
         # The ways out: what is larger than them need not be tried.
         known = min(self._trial(number)[1] for number in (0, 1) if holds(number))
-        number = self._halve(lambda number: look(number).floor <= bound)
+        number = self._halve(lambda number: likely(number) <= bound)
         while not holds(number) and self._trial(number)[1] < known:
             self._progress(1 - 0.25 * number / len(self._settings), "trying finer settings")
             number -= 1
         best = min(filter(holds, seen), key=lambda number: self._trial(number)[1])
-        points = (Point(self._names[n], self._trial(n)[1], seen[n].value) for n in sorted(seen))
+        points = (Point(self._names[n], self._trial(n)[1], look(n), expected.get(n)) for n in sorted(self._made))
         return Search(*self._trial(best), tuple(points))
 
     def _halve(self, holds: Callable[[int], bool]) -> int:

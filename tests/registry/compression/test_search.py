@@ -6,14 +6,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from PIL import Image
 
 from model_registry.compression import pipeline, search
+from model_registry.compression.calibration import Calibration, joined
 from model_registry.compression.divergence import mean_divergence
 from model_registry.compression.pipeline import SourceNetwork, read_network
 from model_registry.compression.quantization import Setting
 from model_registry.compression.recipe import Recipe
+from model_registry.compression.rounding import Compensated
+from model_registry.compression.trials import Progress
 from model_registry.compression.updates import LOST_LIMIT
 from model_registry.contract.content import Content
 from model_registry.contract.delta import Codec, apply_delta
@@ -21,7 +25,7 @@ from model_registry.contract.errors import MalformedArtifact, ManifestRefused, M
 from model_registry.contract.full import encode_full
 from model_registry.contract.tensors import EncodedTensor, Encoding
 from model_registry.deltas import make_delta
-from model_registry.models.evaluation import Sample, all_logits, content_engine, read_picture
+from model_registry.models.evaluation import Sample, all_logits, content_engine, labelled_logits, read_picture
 from tests.registry.networks import SMALL, foreign_onnx
 
 SIXTEEN = Recipe(preprocessing=replace(SMALL, resize=(16, 16)))
@@ -46,27 +50,74 @@ def quiet(_: float, __: str) -> None:
     return
 
 
-def test_calibration_takes_the_smallest_within_the_bound(network: SourceNetwork, folder: Path) -> None:
+def test_calibration_takes_the_smallest_within_the_bound_and_ships_it_calibrated_on_all_pictures(
+    network: SourceNetwork, folder: Path
+) -> None:
     found = search.calibrate(network, folder, base=None, progress=quiet)
-    within = [point for point in found.points if point.damage <= search.MAX_DIVERGENCE]
-    assert len(encode_full(found.content)) == min(point.bytes for point in within)
     assert found.points[0].setting == "lossless"
     sizes = [point.bytes for point in found.points if point.setting.startswith("price")]
     assert len(sizes) > 2
     assert sizes == sorted(sizes, reverse=True)
+    within = [point for point in found.points if point.damage <= search.MAX_DIVERGENCE]
+    smallest = min(within, key=lambda point: point.bytes)
+    price = found.content.manifest.lineage.recipe["price"]
+    assert smallest.setting == f"price {price:g}"
+    assert len(encode_full(found.content)) == found.bytes
+    paths = sorted(folder.iterdir())
+    judges = paths[2::3]
+    parts = [search._measured(network, part, quiet) for part in ([path for path in paths if path not in judges], judges)]
+    again = pipeline.compress(network, Compensated(joined(parts), price))
+    assert found.content.sha256 == again.sha256
 
 
-def test_no_drop_allowed_means_no_drop_seen(network: SourceNetwork, folder: Path) -> None:
+def samples_of(network: SourceNetwork, folder: Path) -> list[Sample]:
+    """The pictures, labelled with what the network says."""
     engine = content_engine(network.exact())
     assert network.manifest.preprocessing is not None
     paths = sorted(folder.iterdir())
     labels = [int(engine(network.manifest.preprocessing.apply(read_picture(path))).argmax()) for path in paths]
-    samples = [Sample(path, label) for path, label in zip(paths, labels, strict=True)]
+    return [Sample(path, label) for path, label in zip(paths, labels, strict=True)]
+
+
+def test_no_drop_allowed_means_none_seen_and_none_expected_on_pictures_that_were_not_calibrated_on(
+    network: SourceNetwork, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calibrated: list[list[Path]] = []
+    measured = search._measured
+
+    def noted(network: SourceNetwork, paths: list[Path], progress: Progress) -> Calibration:
+        calibrated.append(list(paths))
+        return measured(network, paths, progress)
+
+    monkeypatch.setattr(search, "_measured", noted)
+    samples, preprocessing = samples_of(network, folder), network.manifest.preprocessing
+    assert preprocessing is not None
     found = search.within_drop(network, samples, 0.0, base=None, progress=quiet)
     chosen = next(p for p in found.points if p.bytes == len(encode_full(found.content)))
     assert chosen.damage <= 0
-    loose = search.within_drop(network, samples, 100.0, base=None, progress=quiet)
-    assert len(encode_full(loose.content)) < len(encode_full(found.content))
+    assert calibrated == [[s.path for s in samples[0::2]], [s.path for s in samples[1::2]]]
+    told = next(point for point in found.points if point.expected is not None)
+    price = float(told.setting.removeprefix("price ").partition(",")[0])
+
+    def likely(content: Content) -> npt.NDArray[np.float64]:
+        return search.Answers.of(*labelled_logits(content_engine(content), preprocessing, samples)).likely
+
+    unseen = np.empty(len(samples))
+    for half, other in ((0, 1), (1, 0)):
+        content = pipeline.compress(network, Compensated(measured(network, calibrated[half], quiet), price))
+        unseen[other::2] = likely(content)[other::2]
+    fall = likely(network.exact()) - unseen
+    assert told.expected == pytest.approx(100 * (fall.mean() - fall.std() / np.sqrt(len(samples))), abs=1e-5)
+
+
+def test_where_everything_may_be_lost_the_coarsest_setting_is_taken(network: SourceNetwork, folder: Path) -> None:
+    found = search.within_drop(network, samples_of(network, folder), 100.0, base=None, progress=quiet)
+    assert found.content.manifest.lineage.recipe["price"] == search.PRICES[-1]
+
+
+def test_one_labelled_picture_is_better_than_none(network: SourceNetwork, folder: Path) -> None:
+    found = search.within_drop(network, samples_of(network, folder)[:1], 0.0, base=None, progress=quiet)
+    assert found.bytes < found.points[0].bytes
 
 
 def test_pictures_and_preprocessing_are_needed(tmp_path: Path, network: SourceNetwork, folder: Path) -> None:

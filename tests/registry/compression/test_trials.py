@@ -12,7 +12,7 @@ from model_registry.compression.pipeline import SourceNetwork, read_network
 from model_registry.compression.quantization import Setting
 from model_registry.compression.recipe import Recipe
 from model_registry.compression.search import Answers
-from model_registry.compression.trials import Damage, Search, Trials
+from model_registry.compression.trials import Search, Trials
 from model_registry.contract.content import Content
 from tests.registry.networks import SMALL, foreign_onnx
 
@@ -24,26 +24,38 @@ def network(tmp_path: Path) -> SourceNetwork:
     return read_network(foreign_onnx(tmp_path / "network.onnx"), Recipe(preprocessing=SMALL))
 
 
-def search(network: SourceNetwork, damages: Mapping[float, Damage], bound: float, default: Damage) -> Search:
-    """The search as it goes when steps do the ``damages``, and the default and lossless what is said of them."""
+def search(
+    network: SourceNetwork,
+    damages: Mapping[float, float],
+    bound: float,
+    default: float,
+    expected: Mapping[float, float] | None = None,
+) -> Search:
+    """The search as it goes when steps do the ``damages``, and lossless none; ``expected``: what it is told of steps."""
 
-    def seen(content: Content) -> Damage:
+    def seen(content: Content) -> float:
         recipe = content.manifest.lineage.recipe
         if "step" not in recipe:
-            return Damage.certain(0.0)
+            return 0.0
         return default if recipe["codebooks"] else damages[recipe["step"]]
+
+    def told(name: str) -> float:
+        return expected[float(name.removeprefix("step "))] if expected and name.startswith("step") else 0.0
 
     steps = {f"step {step:g}": Setting(step, keep_codebooks=False) for step in STEPS}
     settings = {"lossless": None, "default": Setting(), **steps}
-    return Trials(network, None, settings, lambda *_: None).smallest(seen, bound)
+    return Trials(network, None, settings, lambda *_: None).smallest(seen, bound, expect=told if expected else None)
 
 
 def chosen(found: Search) -> object:
     return found.content.manifest.lineage.recipe.get("step")
 
 
+STEADY = {step: step for step in STEPS}
+
+
 def test_where_damage_rises_steadily_the_coarsest_within_the_bound_is_taken(network: SourceNetwork) -> None:
-    found = search(network, {step: Damage.certain(step) for step in STEPS}, 0.65, default=Damage.certain(0.1))
+    found = search(network, STEADY, 0.65, default=0.1)
     assert chosen(found) == 0.6
     assert [point.setting for point in found.points] == ["lossless", "default", "step 0.5", "step 0.6", "step 0.7"]
     assert found.bytes == min(point.bytes for point in found.points if point.damage <= 0.65)
@@ -54,39 +66,41 @@ UNEVEN = dict(zip(STEPS, (0.0, 1.2, 1.1, 1.3, 1.2, 0.9, 1.4, 0.8), strict=True))
 
 def test_a_bad_draw_does_not_end_the_search(network: SourceNetwork) -> None:
     """Half of the row is seen to be just above the bound, and so is all that leads to 0.7."""
-    damages = {step: Damage(value, floor=step) for step, value in UNEVEN.items()}
-    assert chosen(search(network, damages, 0.95, default=Damage.certain(0.0))) == 0.9
-    alone = {step: Damage.certain(value) for step, value in UNEVEN.items()}
-    assert chosen(search(network, alone, 0.95, default=Damage.certain(0.0))) == 0.2
+    assert chosen(search(network, UNEVEN, 0.95, default=0.0, expected=STEADY)) == 0.9
+    assert chosen(search(network, UNEVEN, 0.95, default=0.0)) == 0.2
 
 
 def test_a_lucky_draw_is_not_taken(network: SourceNetwork) -> None:
-    """0.9 is seen to be within the bound, and is not at least."""
-    damages = {step: Damage(value, floor=1.2 * step) for step, value in UNEVEN.items()}
-    assert chosen(search(network, damages, 0.95, default=Damage.certain(0.0))) == 0.7
+    """0.9 is seen to be within the bound, and expected not to be."""
+    expected = {step: 1.2 * step for step in STEPS}
+    found = search(network, UNEVEN, 0.95, default=0.0, expected=expected)
+    assert chosen(found) == 0.7
+    told = {point.setting: point.expected for point in found.points}
+    assert told["step 0.7"] == pytest.approx(0.84)
+    assert told["lossless"] is None
 
 
 def test_what_is_larger_than_the_ways_out_is_not_tried(network: SourceNetwork) -> None:
-    """All settings may be within the bound, and none is."""
-    never = {step: Damage(2.0, floor=0.0) for step in STEPS}
-    found = search(network, never, 1.0, default=Damage(1.5, floor=0.0))
+    """All settings are expected to be within the bound, and none is."""
+    never, expected = dict.fromkeys(STEPS, 2.0), dict.fromkeys(STEPS, 0.0)
+    found = search(network, never, 1.0, default=1.5, expected=expected)
     assert found.content.manifest.lineage.recipe["lossless"]
-    found = search(network, never, 1.0, default=Damage(0.5, floor=0.0))
+    found = search(network, never, 1.0, default=0.5, expected=expected)
     assert chosen(found) == Setting().step
     *smaller, _ = sorted(point.bytes for point in found.points if point.setting.startswith("step"))
     assert max(smaller) < found.bytes
 
 
-def test_points_lost_count_what_changed_both_ways_and_are_at_least_what_the_right_class_lost() -> None:
+def test_points_lost_count_what_changed_both_ways_and_the_fall_is_what_chance_does_not_explain() -> None:
     logits = np.zeros((100, 4), np.float32)
     logits[:60, 1], logits[60:, 2] = 4.0, 4.0
     before = Answers.of(logits, np.ones(100, np.intp))
     worse = logits.copy()
     worse[:3] = logits[60]
     worse[60] = logits[0]
-    lost = before.lost_in(Answers.of(worse, np.ones(100, np.intp)))
-    assert lost.value == pytest.approx(2.0)
+    after = Answers.of(worse, np.ones(100, np.intp))
+    assert before.lost_in(after) == pytest.approx(2.0)
     # Two pictures of a hundred, give or take nearly two.
     fall = 2.0 * float(before.likely[0] - before.likely[99])
-    assert fall - 2.0 < lost.floor < fall - 1.5
-    assert before.lost_in(before) == Damage.certain(0.0)
+    assert fall - 2.0 < before.fall_to(after.likely) < fall - 1.5
+    assert before.lost_in(before) == before.fall_to(before.likely) == 0.0
