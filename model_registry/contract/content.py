@@ -96,7 +96,11 @@ class ByteReader:
 
     def number(self, form: str) -> int:
         """One little-endian unsigned integer of struct's format ``form``."""
-        return int(struct.unpack("<" + form, self.take(struct.calcsize("<" + form)))[0])
+        return self.numbers(form)[0]
+
+    def numbers(self, form: str) -> tuple[int, ...]:
+        """Little-endian unsigned integers, one for each letter of ``form``."""
+        return struct.unpack("<" + form, self.view(struct.calcsize("<" + form)))
 
     def block(self, form: str, limit: int) -> bytes:
         """A length followed by that many bytes, at most ``limit``."""
@@ -147,12 +151,12 @@ def tensor_head(name: str, encoding: Encoding, shape: tuple[int, ...]) -> bytes:
 def read_tensor_head(reader: ByteReader) -> tuple[str, Encoding, tuple[int, ...]]:
     """The inverse of ``tensor_head``."""
     name = reader.text(reader.number("H"))
-    code, rank = reader.number("B"), reader.number("B")
-    if code not in list(Encoding):
+    code, rank = reader.numbers("BB")
+    if code >= len(Encoding):
         raise UnsupportedArtifact(f"tensor {name!r} has the unknown encoding {code}", remedy="update this program")
     if rank > 8:
         raise MalformedArtifact(f"tensor {name!r} has more than 8 dimensions")
-    shape = tuple(reader.number("I") for _ in range(rank))
+    shape = reader.numbers(f"{rank}I")
     if math.prod(side or 1 for side in shape) > MAX_EXTENT:
         raise MalformedArtifact(f"tensor {name!r} has the impossible shape {shape}")
     return name, Encoding(code), shape

@@ -30,10 +30,13 @@ def decode(base: Content | None, payload: bytes, *, size: int, sha256: str, limi
     head_bytes, source = unpack(payload, max_head_bytes=max_head_bytes(size, limits), dictionary=_dictionary(base))
     reader = ByteReader(head_bytes)
     head = ContentHead.read(reader, content_bytes=size, limits=limits)
-    coders = [(reader.number("B"), reader.number("B")) for _ in head.tensors]
+    coders = [reader.numbers("BB") for _ in head.tensors]
     reader.end()
     known = {t.name: t for t in base.tensors} if base else {}
-    tensors = [decode_tensor(known.get(t.name), t, *pair, source) for t, pair in zip(head.tensors, coders, strict=True)]
+    tensors = [
+        decode_tensor(known.get(t.name), t, scale, values, source)
+        for t, (scale, values) in zip(head.tensors, coders, strict=True)
+    ]
     source.end()
     return head.content(tensors, sha256=sha256, limits=limits)
 

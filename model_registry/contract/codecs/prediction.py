@@ -241,7 +241,9 @@ def predict(old: EncodedTensor, new: IntegerView, shape: tuple[int, ...], *, by_
 
 
 def _is_tabled(old: EncodedTensor, new: IntegerView) -> bool:
-    """Whether the prediction depends on the base's value alone, and that is one byte."""
+    """Whether the prediction depends on the base's value alone, which is one byte, and there are more values than bytes."""
+    if old.values.size <= 256:
+        return False
     one_byte = old.encoding is Encoding.CODEBOOK or (old.encoding is Encoding.GRID8 and old.scale.size == 1)
     return one_byte and (new.scale.size == 1 or new.encoding is Encoding.CODEBOOK)
 

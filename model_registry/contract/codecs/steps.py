@@ -19,8 +19,9 @@ def to_steps(symbols: Integers, predicted: Integers, alphabet: int, zero: int) -
 
 def from_steps(steps: Integers, predicted: Integers, alphabet: int, zero: int) -> Integers:
     """The inverse of ``to_steps``."""
+    # Of every symbol once: there are fewer than changes.
+    second = _second(np.arange(alphabet, dtype=np.int16), alphabet, zero)[predicted]
     steps, predicted = steps.astype(np.int16), predicted.astype(np.int16)
-    second = _second(predicted, alphabet, zero)
     plain = steps - ((steps >= 2) & (steps <= second))
     np.copyto(plain, second, where=(steps == 1) & (second > 0))
     return (predicted + ((plain >> 1) ^ -(plain & 1))) % alphabet
