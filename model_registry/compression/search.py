@@ -29,7 +29,7 @@ from model_registry.compression.divergence import log_softmax, mean_divergence, 
 from model_registry.compression.pipeline import SourceNetwork, compress, untouched
 from model_registry.compression.quantization import Setting
 from model_registry.compression.rounding import Compensated, coherence_of
-from model_registry.compression.trials import AnySetting, Progress, Search, Trials
+from model_registry.compression.trials import AnySetting, Point, Progress, Search, Trials, travelling
 from model_registry.compression.updates import LOST_LIMIT
 from model_registry.contract.content import Content
 from model_registry.contract.errors import ManifestRefused, ModelUnusable
@@ -62,8 +62,7 @@ JUDGE_EVERY = 3
 MARGIN = 0.68
 # Labelled pictures are parted in two: of a setting is expected what it does to each half when it was calibrated on the other.
 HALVES = 2
-# Standard errors of that fall which are put down to chance: no setting does no harm at all, and few do more than so small a
-# sample shows.
+# Standard errors below which a fall is put down to chance: no setting does no harm at all.
 CHANCE = 1.0
 # Finer than all prices: lossless always holds.
 WAYS_OUT: Mapping[str, AnySetting] = MappingProxyType({"lossless": None, "default": Setting()})
@@ -174,7 +173,6 @@ def within_drop(
     logits, labels = labelled_logits(content_engine(network.exact()), preprocessing, samples)
     before = Answers.of(_finite(logits), labels)
 
-    @cache
     def answers(content: Content) -> Answers:
         return Answers.of(*labelled_logits(content_engine(content), preprocessing, samples))
 
@@ -182,16 +180,21 @@ def within_drop(
         paths = spread([sample.path for sample in samples[half::HALVES]], MAX_PICTURES // HALVES)
         return _measured(network, paths, lambda share, step: progress((half + share) / (2 * HALVES), step))
 
-    row, tried_on = _row_of_halves([measured(half) for half in range(min(HALVES, len(samples)))])
+    halves = [measured(half) for half in range(min(HALVES, len(samples)))]
+    row = _row(joined(halves))
+
+    def on_halves(name: str) -> Point:
+        """The setting calibrated on each half of the pictures, and every picture answered by what has not seen it."""
+        setting = row[name]
+        ways = [replace(setting, calibration=half) for half in halves] if isinstance(setting, Compensated) else [setting]
+        made = [compress(network, way, base=base) for way in ways]
+        first = np.arange(labels.size) % HALVES == 0
+        unseen = answers(made[-1]).where(first, answers(made[0]))
+        size = max(travelling(content, base) for content in made)
+        return Point(f"{name}, halves", size, before.lost_in(unseen), before.fall_to(unseen))
+
     trials = Trials(network, base, row, progress)
-
-    def expected(name: str) -> float:
-        """Points of the right class's probability, of every picture by what was calibrated on the other half."""
-        of_halves = [answers(trials.made(tried)) for tried in tried_on.get(name, (name,))]
-        unseen = np.arange(labels.size) % HALVES == 0
-        return before.fall_to(np.where(unseen, of_halves[-1].likely, of_halves[0].likely))
-
-    return trials.smallest(lambda content: before.lost_in(answers(content)), max_drop, expect=expected)
+    return trials.smallest(lambda content: before.lost_in(answers(content)), max_drop, expect=on_halves)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -207,35 +210,26 @@ class Answers:
         likely = np.exp(log_softmax(logits))[np.arange(labels.size), labels]
         return cls(logits.argmax(axis=1) == labels, likely)
 
+    def where(self, chosen: npt.NDArray[np.bool_], others: Answers) -> Answers:
+        """These for the ``chosen`` pictures, ``others`` for the rest."""
+        return Answers(np.where(chosen, self.right, others.right), np.where(chosen, self.likely, others.likely))
+
     def lost_in(self, after: Answers) -> float:
         """Points of accuracy. A few answers that turn make it jump."""
-        return 100 * float(self.right.mean() - after.right.mean())
+        return round(100 * float(self.right.mean() - after.right.mean()), 6)
 
-    def fall_to(self, likely: Doubles) -> float:
-        """Points by which the right answer becomes less ``likely``, less what chance explains: falls as steadily as the
-        network gets worse.
+    def fall_to(self, after: Answers) -> float:
+        """Points by which the right answer becomes less likely, which falls as steadily as the network gets worse; 0 where
+        chance explains as much.
         """
-        fall = self.likely - likely
-        return 100 * float(fall.mean() - CHANCE * fall.std() / math.sqrt(fall.size))
+        fall = self.likely - after.likely
+        points, chance = float(fall.mean()), CHANCE * float(fall.std()) / math.sqrt(fall.size)
+        return round(100 * points, 6) if points > chance else 0.0
 
 
 def _row(measured: Calibration, coherence: float = 1.0) -> dict[str, AnySetting]:
     """What may be chosen, fine to coarse."""
     return {**WAYS_OUT} | {f"price {price:g}": Compensated(measured, price, coherence) for price in PRICES}
-
-
-def _row_of_halves(halves: Sequence[Calibration]) -> tuple[dict[str, AnySetting], dict[str, tuple[str, ...]]]:
-    """What may be chosen, fine to coarse: every other price, calibrated on each half and on all pictures.
-
-    Second comes, for each of these by name, what was calibrated on halves at its price.
-    """
-    row, tried_on, whole = dict(WAYS_OUT), dict[str, tuple[str, ...]](), joined(halves)
-    for price in PRICES[::2]:
-        of_halves = {f"price {price:g}, half {n}": Compensated(half, price) for n, half in enumerate(halves, 1)}
-        settings = of_halves | {f"price {price:g}": Compensated(whole, price)}
-        tried_on |= dict.fromkeys(settings, tuple(of_halves))
-        row |= settings
-    return row, tried_on
 
 
 def _calibrated_on_all(network: SourceNetwork, found: Search, measured: Calibration, judges: Sequence[Path]) -> Search:

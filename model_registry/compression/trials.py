@@ -3,7 +3,7 @@
 What an artifact does to the network is measured, and what was measured may be chance: accuracy on a few hundred pictures goes
 up and down by a point from one setting to the next. A search may therefore be told what a setting is *expected* to do, by a
 steadier measure. The row is halved down to the coarsest setting of which that is within the bound, and from there it goes finer
-step by step until the damage is as well. Where nothing is left to chance both are the same, and that is the first one.
+step by step until the damage that is seen is as well. Where nothing is left to chance both are the same, and that is the first.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ AnySetting = Setting | Compensated | None
 class Point:
     """One setting as it was seen. ``damage``: mean divergence in nats, share of an update lost, or points of top-1 lost.
 
-    ``expected``: what the search went by, where that is something else.
+    ``expected``: what it is expected to do elsewhere, where that is something else.
     """
 
     setting: str
@@ -42,7 +42,7 @@ class Point:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Search:
-    """The content that was chosen, the ``bytes`` that travelled for it when it was tried, and all points, fine to coarse."""
+    """The content that was chosen, the ``bytes`` that travelled for it when it was tried, and all points, large to small."""
 
     content: Content
     bytes: int
@@ -62,43 +62,40 @@ class Trials:
         self._names, self._settings = list(settings), list(settings.values())
         self._made: dict[int, tuple[Content, int]] = {}
 
-    def made(self, name: str) -> Content:
-        """The network under this setting."""
-        return self._trial(self._names.index(name))[0]
-
     def smallest(
-        self, measure: Callable[[Content], float], bound: float, *, expect: Callable[[str], float] | None = None
+        self, measure: Callable[[Content], float], bound: float, *, expect: Callable[[str], Point] | None = None
     ) -> Search:
         """The smallest artifact whose damage was seen to be within ``bound``, and all that was seen on the way.
 
-        ``expect`` tells of a setting by name what it does, if artifacts alone do not tell for certain.
+        ``expect`` tries a setting by name in a way that tells more than its artifact would.
         """
-        seen: dict[int, float] = {}
-        expected: dict[int, float] = {}
+        seen: dict[int, Point] = {}
+        told: dict[int, Point] = {}
 
         def look(number: int) -> float:
             if number not in seen:
-                seen[number] = round(measure(self._trial(number)[0]), 6)
-            return seen[number]
+                content, size = self._trial(number)
+                seen[number] = Point(self._names[number], size, round(measure(content), 6))
+            return seen[number].damage
 
-        def likely(number: int) -> float:
+        def expected(number: int) -> float:
             if expect is None:
                 return look(number)
-            if number not in expected:
-                expected[number] = round(expect(self._names[number]), 6)
-            return expected[number]
+            if number not in told:
+                told[number] = expect(self._names[number])
+            return told[number].expected or 0.0
 
         def holds(number: int) -> bool:
             return look(number) <= bound or number == 0
 
         # The ways out: what is larger than them need not be tried.
         known = min(self._trial(number)[1] for number in (0, 1) if holds(number))
-        number = self._halve(lambda number: likely(number) <= bound)
+        number = self._halve(lambda number: expected(number) <= bound)
         while not holds(number) and self._trial(number)[1] < known:
             self._progress(1 - 0.25 * number / len(self._settings), "trying finer settings")
             number -= 1
         best = min(filter(holds, seen), key=lambda number: self._trial(number)[1])
-        points = (Point(self._names[n], self._trial(n)[1], look(n), expected.get(n)) for n in sorted(self._made))
+        points = sorted([*seen.values(), *told.values()], key=lambda point: -point.bytes)
         return Search(*self._trial(best), tuple(points))
 
     def _halve(self, holds: Callable[[int], bool]) -> int:
@@ -113,10 +110,10 @@ class Trials:
     def _trial(self, number: int) -> tuple[Content, int]:
         if number not in self._made:
             content = compress(self._network, self._settings[number], base=self._base)
-            self._made[number] = content, _size(content, self._base)
+            self._made[number] = content, travelling(content, self._base)
         return self._made[number]
 
 
-def _size(content: Content, base: Content | None) -> int:
-    """What travels: the delta, or the full artifact without a base."""
+def travelling(content: Content, base: Content | None) -> int:
+    """Bytes of the delta, or of the full artifact without a base."""
     return len(encode_full(content) if base is None else make_delta(base, content, Codec.MODEL).data)

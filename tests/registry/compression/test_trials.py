@@ -12,7 +12,7 @@ from model_registry.compression.pipeline import SourceNetwork, read_network
 from model_registry.compression.quantization import Setting
 from model_registry.compression.recipe import Recipe
 from model_registry.compression.search import Answers
-from model_registry.compression.trials import Search, Trials
+from model_registry.compression.trials import Point, Search, Trials
 from model_registry.contract.content import Content
 from tests.registry.networks import SMALL, foreign_onnx
 
@@ -39,8 +39,9 @@ def search(
             return 0.0
         return default if recipe["codebooks"] else damages[recipe["step"]]
 
-    def told(name: str) -> float:
-        return expected[float(name.removeprefix("step "))] if expected and name.startswith("step") else 0.0
+    def told(name: str) -> Point:
+        by_steps = expected[float(name.removeprefix("step "))] if expected and name.startswith("step") else 0.0
+        return Point(f"{name}, told", 0, 0.0, by_steps)
 
     steps = {f"step {step:g}": Setting(step, keep_codebooks=False) for step in STEPS}
     settings = {"lossless": None, "default": Setting(), **steps}
@@ -76,8 +77,8 @@ def test_a_lucky_draw_is_not_taken(network: SourceNetwork) -> None:
     found = search(network, UNEVEN, 0.95, default=0.0, expected=expected)
     assert chosen(found) == 0.7
     told = {point.setting: point.expected for point in found.points}
-    assert told["step 0.7"] == pytest.approx(0.84)
-    assert told["lossless"] is None
+    assert told["step 0.7, told"] == pytest.approx(0.84)
+    assert told["step 0.7"] is None
 
 
 def test_what_is_larger_than_the_ways_out_is_not_tried(network: SourceNetwork) -> None:
@@ -91,16 +92,26 @@ def test_what_is_larger_than_the_ways_out_is_not_tried(network: SourceNetwork) -
     assert max(smaller) < found.bytes
 
 
-def test_points_lost_count_what_changed_both_ways_and_the_fall_is_what_chance_does_not_explain() -> None:
-    logits = np.zeros((100, 4), np.float32)
-    logits[:60, 1], logits[60:, 2] = 4.0, 4.0
-    before = Answers.of(logits, np.ones(100, np.intp))
-    worse = logits.copy()
-    worse[:3] = logits[60]
-    worse[60] = logits[0]
-    after = Answers.of(worse, np.ones(100, np.intp))
+def test_points_lost_count_what_changed_both_ways() -> None:
+    before, after = right_in(60), right_in(60)
+    after = after.where(np.arange(100) >= 3, right_in(0)).where(np.arange(100) != 60, right_in(100))
     assert before.lost_in(after) == pytest.approx(2.0)
-    # Two pictures of a hundred, give or take nearly two.
-    fall = 2.0 * float(before.likely[0] - before.likely[99])
-    assert fall - 2.0 < before.fall_to(after.likely) < fall - 1.5
-    assert before.lost_in(before) == before.fall_to(before.likely) == 0.0
+    assert before.lost_in(before) == 0.0
+
+
+def test_a_fall_of_the_right_answer_counts_where_chance_does_not_explain_it() -> None:
+    before, two_gone = right_in(60), right_in(58)
+    each = float(before.likely[0] - before.likely[99])
+    # Two pictures of a hundred, give or take one and a half.
+    assert before.fall_to(two_gone) == pytest.approx(2 * each)
+    one_of_two_back = two_gone.where(np.arange(100) != 70, right_in(100))
+    assert before.lost_in(one_of_two_back) == pytest.approx(1.0)
+    assert before.fall_to(one_of_two_back) == 0.0
+    assert two_gone.fall_to(before) == 0.0
+
+
+def right_in(pictures: int) -> Answers:
+    """Answers to 100 pictures, of which so many, the first, are right."""
+    logits = np.zeros((100, 4), np.float32)
+    logits[:pictures, 1], logits[pictures:, 2] = 4.0, 4.0
+    return Answers.of(logits, np.ones(100, np.intp))
