@@ -14,10 +14,11 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from model_registry.compression.pipeline import compress_checkpoint
+from model_registry.compression.pipeline import GOLDEN_SEEDS, compress_checkpoint
 from model_registry.compression.recipe import Recipe
 from model_registry.contract.errors import ManifestRefused, ModelUnusable, Refusal, SelfTestFailed, UnsupportedArtifact
 from model_registry.contract.full import decode_full, encode_full
+from model_registry.contract.golden import golden_inputs
 from model_registry.contract.session import Session, self_test
 from model_registry.models.exporting import to_onnx, to_safetensors
 from model_registry.models.importing import read_checkpoint
@@ -60,6 +61,27 @@ def test_golden_vectors_fail_on_a_damaged_weight(checkpoint: Path) -> None:
     broken[0] = replace(broken[0], values=values)
     with pytest.raises(SelfTestFailed):
         self_test(Session(type(content)(content.manifest, content.graph, tuple(broken))))
+
+
+def test_golden_vectors_are_those_that_tell_something(tmp_path: Path) -> None:
+    """The head ends in a ReLU: the lower its biases, the more pictures it answers with nothing but zeros."""
+    weights = random_weights()
+    *_, head = weights
+
+    def spreads(lower: float) -> dict[int, float]:
+        """How far the answers to golden inputs spread, by seed."""
+        path = save(tmp_path / "n.safetensors", weights | {head: weights[head] - np.float32(lower)})
+        content = compress_checkpoint(path, Recipe(lossless=True))
+        session = Session(content)
+        answered = {seed: session.run(golden_inputs(content.manifest, seed)) for seed in GOLDEN_SEEDS}
+        chosen.append([vector.seed for vector in content.manifest.golden])
+        return {seed: float(np.std(answer[0])) for seed, answer in answered.items()}
+
+    chosen: list[list[int]] = []
+    silent = next(found for found in map(spreads, np.arange(0.0, 8.0, 0.25)) if found[1] == 0)
+    telling = [seed for seed, spread in silent.items() if spread > 0.5 * max(silent.values())]
+    assert chosen[-1] == telling[:2]
+    assert 1 not in chosen[-1]
 
 
 def test_lossless_is_bit_for_bit_and_default_is_close(checkpoint: Path) -> None:
