@@ -130,7 +130,7 @@ def compress(
     lineage = replace(network.manifest.lineage, base_sha256=base.sha256 if base else None, recipe=outcome)
     content = Content(replace(network.manifest, lineage=lineage), network.graph, tensors)
     progress(0.9, "proving")
-    return _with_golden_vectors(content)
+    return proven(content)
 
 
 def _outcome(setting: Setting | Compensated | None) -> dict[str, Any]:
@@ -237,8 +237,11 @@ def _labels(labels: Sequence[str], classes: int | None) -> tuple[str, ...]:
     return tuple(labels)
 
 
-def _with_golden_vectors(content: Content) -> Content:
-    """Run the decoded model as a vehicle does, confirm the answers with another engine, and write them down."""
+def proven(content: Content) -> Content:
+    """The content with its golden vectors: run as a vehicle does, and confirmed with another engine.
+
+    Raises ModelUnusable or SelfTestFailed.
+    """
     session = Session(content)
     answered = {seed: session.run(golden.golden_inputs(content.manifest, seed)) for seed in GOLDEN_SEEDS}
     vectors = _telling([golden.summarise(seed, answer) for seed, answer in answered.items()])

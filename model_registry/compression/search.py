@@ -29,6 +29,7 @@ from model_registry.compression.divergence import log_softmax, mean_divergence, 
 from model_registry.compression.pipeline import SourceNetwork, compress, untouched
 from model_registry.compression.quantization import Setting
 from model_registry.compression.rounding import Compensated, coherence_of
+from model_registry.compression.settling import settle
 from model_registry.compression.trials import AnySetting, Point, Progress, Search, Trials, travelling
 from model_registry.compression.updates import LOST_LIMIT
 from model_registry.contract.content import Content
@@ -173,8 +174,12 @@ def within_drop(
     logits, labels = labelled_logits(content_engine(network.exact()), preprocessing, samples)
     before = Answers.of(_finite(logits), labels)
 
+    @cache
+    def answer(content: Content) -> Floats:
+        return labelled_logits(content_engine(content), preprocessing, samples)[0]
+
     def answers(content: Content) -> Answers:
-        return Answers.of(*labelled_logits(content_engine(content), preprocessing, samples))
+        return Answers.of(answer(content), labels)
 
     def measured(half: int) -> Calibration:
         paths = spread([sample.path for sample in samples[half::HALVES]], MAX_PICTURES // HALVES)
@@ -193,7 +198,13 @@ def within_drop(
         size = max(travelling(content, base) for content in made)
         return Point(f"{name}, halves", size, before.lost_in(unseen), before.fall_to(unseen))
 
-    trials = Trials(network, base, row, progress)
+    def finish(content: Content) -> Content:
+        """Few answers that turned by chance are no reason for a finer setting."""
+        bias = list(halves[0].layers.values())[-1].layer.bias
+        allowed = max_drop / 100 * labels.size
+        return settle(content, bias, answer, exact=logits, labels=labels, allowed=allowed) if bias else content
+
+    trials = Trials(network, base, row, progress, finish)
     return trials.smallest(lambda content: before.lost_in(answers(content)), max_drop, expect=on_halves)
 
 

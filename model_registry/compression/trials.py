@@ -50,15 +50,20 @@ class Search:
 
 
 class Trials:
-    """The row of ``settings`` by name, each compressed at most once.
+    """The row of ``settings`` by name, each compressed at most once and then finished.
 
-    The first two are the ways out; the very first always holds.
+    The first two are the ways out, which are not; the very first always holds.
     """
 
     def __init__(
-        self, network: SourceNetwork, base: Content | None, settings: Mapping[str, AnySetting], progress: Progress
+        self,
+        network: SourceNetwork,
+        base: Content | None,
+        settings: Mapping[str, AnySetting],
+        progress: Progress,
+        finish: Callable[[Content], Content] = lambda content: content,
     ) -> None:
-        self._network, self._base, self._progress = network, base, progress
+        self._network, self._base, self._progress, self._finish = network, base, progress, finish
         self._names, self._settings = list(settings), list(settings.values())
         self._made: dict[int, tuple[Content, int]] = {}
 
@@ -110,6 +115,7 @@ class Trials:
     def _trial(self, number: int) -> tuple[Content, int]:
         if number not in self._made:
             content = compress(self._network, self._settings[number], base=self._base)
+            content = self._finish(content) if number > 1 else content
             self._made[number] = content, travelling(content, self._base)
         return self._made[number]
 
