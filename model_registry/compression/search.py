@@ -55,7 +55,7 @@ Doubles = npt.NDArray[np.float64]
 PRICES = tuple(float(f"{1e-10 * 2 ** (n / 12):.3g}") for n in range(179))
 # A mean divergence of a hundredth of a nat changes about one answer in twenty where the network itself is undecided.
 MAX_DIVERGENCE = 0.01
-MAX_PICTURES = 500
+MAX_PICTURES, MAX_LABELLED = 300, 500
 # Every third picture judges and is not calibrated on: on those that it has seen, rounding loses down to half as much.
 JUDGE_EVERY = 3
 # Whatever trained the network may have seen the judges; on pictures that nobody saw, up to 1.46 times as much was lost. That is
@@ -74,7 +74,7 @@ REPAIRS = 10
 def calibrate(
     network: SourceNetwork, folder: Path, *, base: Content | None, progress: Progress, max_lost: float = LOST_LIMIT
 ) -> Search:
-    """The smallest artifact that is true on up to 500 pictures of ``folder``: two of three calibrate, the third judges.
+    """The smallest artifact that is true on up to 300 pictures of ``folder``: two of three calibrate, the third judges.
 
     Without a base: the full artifact whose answers diverge by at most 0.01 nats on average, calibrated on all once its price
     is known, which only brings it nearer. With one: the delta that loses at
@@ -182,7 +182,7 @@ def within_drop(
         return Answers.of(answer(content), labels)
 
     def measured(half: int) -> Calibration:
-        paths = spread([sample.path for sample in samples[half::HALVES]], MAX_PICTURES // HALVES)
+        paths = spread([sample.path for sample in samples[half::HALVES]], MAX_LABELLED // HALVES)
         return _measured(network, paths, lambda share, step: progress((half + share) / (2 * HALVES), step))
 
     halves = [measured(half) for half in range(min(HALVES, len(samples)))]
