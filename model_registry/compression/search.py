@@ -13,7 +13,6 @@ on a softmax hardly shows what hurts on others.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -30,7 +29,7 @@ from model_registry.compression.pipeline import SourceNetwork, compress, untouch
 from model_registry.compression.quantization import Setting
 from model_registry.compression.rounding import Compensated, coherence_of
 from model_registry.compression.settling import settle
-from model_registry.compression.trials import AnySetting, Point, Progress, Search, Trials, travelling
+from model_registry.compression.trials import AnySetting, Expectation, Point, Progress, Search, Trials, travelling
 from model_registry.compression.updates import LOST_LIMIT
 from model_registry.contract.content import Content
 from model_registry.contract.errors import ManifestRefused, ModelUnusable
@@ -63,8 +62,6 @@ JUDGE_EVERY = 3
 MARGIN = 0.68
 # Labelled pictures are parted in two: of a setting is expected what it does to each half when it was calibrated on the other.
 HALVES = 2
-# Standard errors below which a fall is put down to chance: no setting does no harm at all.
-CHANCE = 1.0
 # Finer than all prices: lossless always holds.
 WAYS_OUT: Mapping[str, AnySetting] = MappingProxyType({"lossless": None, "default": Setting()})
 # A delta above this part of a full artifact mends what the base's compression did rather than bring the update.
@@ -205,7 +202,9 @@ def within_drop(
         return settle(content, bias, answer, exact=logits, labels=labels, allowed=allowed) if bias else content
 
     trials = Trials(network, base, row, progress, finish)
-    return trials.smallest(lambda content: before.lost_in(answers(content)), max_drop, expect=on_halves)
+    # No setting does no harm at all: what is less than one of the pictures is none.
+    expectation = Expectation(on_halves, max(max_drop, 100 / labels.size))
+    return trials.smallest(lambda content: before.lost_in(answers(content)), max_drop, expectation)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -230,12 +229,8 @@ class Answers:
         return round(100 * float(self.right.mean() - after.right.mean()), 6)
 
     def fall_to(self, after: Answers) -> float:
-        """Points by which the right answer becomes less likely, which falls as steadily as the network gets worse; 0 where
-        chance explains as much.
-        """
-        fall = self.likely - after.likely
-        points, chance = float(fall.mean()), CHANCE * float(fall.std()) / math.sqrt(fall.size)
-        return round(100 * points, 6) if points > chance else 0.0
+        """Points by which the right answer becomes less likely, which falls as steadily as the network gets worse."""
+        return round(100 * float((self.likely - after.likely).mean()), 6)
 
 
 def _row(measured: Calibration, coherence: float = 1.0) -> dict[str, AnySetting]:

@@ -49,6 +49,14 @@ class Search:
     points: tuple[Point, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Expectation:
+    """``of`` tries a setting by name in a way that tells more than its artifact would; within ``bound`` it promises to hold."""
+
+    of: Callable[[str], Point]
+    bound: float
+
+
 class Trials:
     """The row of ``settings`` by name, each compressed at most once and then finished.
 
@@ -67,13 +75,8 @@ class Trials:
         self._names, self._settings = list(settings), list(settings.values())
         self._made: dict[int, tuple[Content, int]] = {}
 
-    def smallest(
-        self, measure: Callable[[Content], float], bound: float, *, expect: Callable[[str], Point] | None = None
-    ) -> Search:
-        """The smallest artifact whose damage was seen to be within ``bound``, and all that was seen on the way.
-
-        ``expect`` tries a setting by name in a way that tells more than its artifact would.
-        """
+    def smallest(self, measure: Callable[[Content], float], bound: float, expectation: Expectation | None = None) -> Search:
+        """The smallest artifact whose damage was seen to be within ``bound``, and all that was seen on the way."""
         seen: dict[int, Point] = {}
         told: dict[int, Point] = {}
 
@@ -83,19 +86,19 @@ class Trials:
                 seen[number] = Point(self._names[number], size, round(measure(content), 6))
             return seen[number].damage
 
-        def expected(number: int) -> float:
-            if expect is None:
-                return look(number)
+        def promises(number: int) -> bool:
+            if expectation is None:
+                return look(number) <= bound
             if number not in told:
-                told[number] = expect(self._names[number])
-            return told[number].expected or 0.0
+                told[number] = expectation.of(self._names[number])
+            return (told[number].expected or 0.0) <= expectation.bound
 
         def holds(number: int) -> bool:
             return look(number) <= bound or number == 0
 
         # The ways out: what is larger than them need not be tried.
         known = min(self._trial(number)[1] for number in (0, 1) if holds(number))
-        number = self._halve(lambda number: expected(number) <= bound)
+        number = self._halve(promises)
         while not holds(number) and self._trial(number)[1] < known:
             self._progress(1 - 0.25 * number / len(self._settings), "trying finer settings")
             number -= 1
