@@ -13,6 +13,7 @@ on a softmax hardly shows what hurts on others.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -202,9 +203,7 @@ def within_drop(
         return settle(content, bias, answer, exact=logits, labels=labels, allowed=allowed) if bias else content
 
     trials = Trials(network, base, row, progress, finish)
-    # No setting does no harm at all: what is less than one of the pictures is none.
-    expectation = Expectation(on_halves, max(max_drop, 100 / labels.size))
-    return trials.smallest(lambda content: before.lost_in(answers(content)), max_drop, expectation)
+    return trials.smallest(lambda content: before.lost_in(answers(content)), max_drop, Expectation(on_halves, max_drop))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -229,8 +228,13 @@ class Answers:
         return round(100 * float(self.right.mean() - after.right.mean()), 6)
 
     def fall_to(self, after: Answers) -> float:
-        """Points by which the right answer becomes less likely, which falls as steadily as the network gets worse."""
-        return round(100 * float((self.likely - after.likely).mean()), 6)
+        """Points by which the right answer becomes less likely, which falls more steadily than accuracy as a network gets worse.
+
+        No setting does no harm at all: less than one of the pictures, give or take what chance does, is none.
+        """
+        fall = self.likely - after.likely
+        points, chance = float(fall.mean()), float(fall.std()) / math.sqrt(fall.size)
+        return round(100 * points, 6) if points > 1 / fall.size + chance else 0.0
 
 
 def _row(measured: Calibration, coherence: float = 1.0) -> dict[str, AnySetting]:
