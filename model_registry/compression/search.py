@@ -228,7 +228,7 @@ class Answers:
         return round(100 * float(self.right.mean() - after.right.mean()), 6)
 
     def fall_to(self, after: Answers) -> float:
-        """Points by which the right answer becomes less likely, which falls more steadily than accuracy as a network gets worse.
+        """Points by which the right answer becomes less likely, which is steadier than accuracy as a network gets worse.
 
         No setting does no harm at all: less than one of the pictures, give or take what chance does, is none.
         """

@@ -101,13 +101,15 @@ def test_points_lost_count_what_changed_both_ways() -> None:
     assert before.lost_in(before) == 0.0
 
 
-def test_the_right_answer_becomes_less_likely_or_more() -> None:
-    before, two_gone = right_in(60), right_in(58)
+def test_a_fall_of_the_right_answer_counts_from_one_picture_on_give_or_take_what_chance_does() -> None:
+    before, four_gone = right_in(60), right_in(56)
     each = float(before.likely[0] - before.likely[99])
-    assert before.fall_to(two_gone) == pytest.approx(2 * each)
-    assert two_gone.fall_to(before) == pytest.approx(-2 * each)
-    one_back = two_gone.where(np.arange(100) != 70, right_in(100))
-    assert before.fall_to(one_back) == pytest.approx(each)
+    # Four pictures of a hundred, give or take two.
+    assert before.fall_to(four_gone) == pytest.approx(4 * each)
+    # Two, give or take one and a half.
+    assert before.lost_in(right_in(58)) == pytest.approx(2.0)
+    assert before.fall_to(right_in(58)) == 0.0
+    assert four_gone.fall_to(before) == 0.0
 
 
 def right_in(pictures: int) -> Answers:
