@@ -30,7 +30,7 @@ from model_registry.compression.pipeline import SourceNetwork, compress, untouch
 from model_registry.compression.quantization import Setting
 from model_registry.compression.rounding import Compensated, coherence_of
 from model_registry.compression.settling import settle
-from model_registry.compression.trials import AnySetting, Expectation, Point, Progress, Search, Trials, travelling
+from model_registry.compression.trials import AnySetting, Point, Progress, Search, Trials, travelling
 from model_registry.compression.updates import LOST_LIMIT
 from model_registry.contract.content import Content
 from model_registry.contract.errors import ManifestRefused, ModelUnusable
@@ -186,7 +186,7 @@ def within_drop(
     halves = [measured(half) for half in range(min(HALVES, len(samples)))]
     row = _row(joined(halves))
 
-    def on_halves(name: str) -> Point:
+    def on_halves(name: str) -> tuple[Point, bool]:
         """The setting calibrated on each half of the pictures, and every picture answered by what has not seen it."""
         setting = row[name]
         ways = [replace(setting, calibration=half) for half in halves] if isinstance(setting, Compensated) else [setting]
@@ -194,7 +194,10 @@ def within_drop(
         first = np.arange(labels.size) % HALVES == 0
         unseen = answers(made[-1]).where(first, answers(made[0]))
         size = max(travelling(content, base) for content in made)
-        return Point(f"{name}, halves", size, before.lost_in(unseen), before.fall_to(unseen))
+        fall, chance = before.fall_to(unseen)
+        # No setting does no harm at all: less than one of the pictures, give or take what chance does, is none.
+        promises = fall <= max(max_drop, 100 / labels.size + chance)
+        return Point(f"{name}, halves", size, before.lost_in(unseen), fall), promises
 
     def finish(content: Content) -> Content:
         """Few answers that turned by chance are no reason for a finer setting."""
@@ -203,7 +206,7 @@ def within_drop(
         return settle(content, bias, answer, exact=logits, labels=labels, allowed=allowed) if bias else content
 
     trials = Trials(network, base, row, progress, finish)
-    return trials.smallest(lambda content: before.lost_in(answers(content)), max_drop, Expectation(on_halves, max_drop))
+    return trials.smallest(lambda content: before.lost_in(answers(content)), max_drop, on_halves)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -227,14 +230,13 @@ class Answers:
         """Points of accuracy. A few answers that turn make it jump."""
         return round(100 * float(self.right.mean() - after.right.mean()), 6)
 
-    def fall_to(self, after: Answers) -> float:
-        """Points by which the right answer becomes less likely, which is steadier than accuracy as a network gets worse.
+    def fall_to(self, after: Answers) -> tuple[float, float]:
+        """Points by which the right answer becomes less likely, and its standard error.
 
-        No setting does no harm at all: less than one of the pictures, give or take what chance does, is none.
+        That is steadier than accuracy as a network gets worse.
         """
-        fall = self.likely - after.likely
-        points, chance = float(fall.mean()), float(fall.std()) / math.sqrt(fall.size)
-        return round(100 * points, 6) if points > 1 / fall.size + chance else 0.0
+        fall = 100 * (self.likely - after.likely)
+        return round(float(fall.mean()), 6), float(fall.std()) / math.sqrt(fall.size)
 
 
 def _row(measured: Calibration, coherence: float = 1.0) -> dict[str, AnySetting]:

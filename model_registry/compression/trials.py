@@ -49,14 +49,6 @@ class Search:
     points: tuple[Point, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Expectation:
-    """``of`` tries a setting by name in a way that tells more than its artifact would; within ``bound`` it promises to hold."""
-
-    of: Callable[[str], Point]
-    bound: float
-
-
 class Trials:
     """The row of ``settings`` by name, each compressed at most once and then finished.
 
@@ -75,10 +67,16 @@ class Trials:
         self._names, self._settings = list(settings), list(settings.values())
         self._made: dict[int, tuple[Content, int]] = {}
 
-    def smallest(self, measure: Callable[[Content], float], bound: float, expectation: Expectation | None = None) -> Search:
-        """The smallest artifact whose damage was seen to be within ``bound``, and all that was seen on the way."""
+    def smallest(
+        self, measure: Callable[[Content], float], bound: float, expect: Callable[[str], tuple[Point, bool]] | None = None
+    ) -> Search:
+        """The smallest artifact whose damage was seen to be within ``bound``, and all that was seen on the way.
+
+        ``expect`` tries a setting by name in a way that tells more than its artifact would: what was seen, and whether it
+        promises to hold.
+        """
         seen: dict[int, Point] = {}
-        told: dict[int, Point] = {}
+        told: dict[int, tuple[Point, bool]] = {}
 
         def look(number: int) -> float:
             if number not in seen:
@@ -87,11 +85,11 @@ class Trials:
             return seen[number].damage
 
         def promises(number: int) -> bool:
-            if expectation is None:
+            if expect is None:
                 return look(number) <= bound
             if number not in told:
-                told[number] = expectation.of(self._names[number])
-            return (told[number].expected or 0.0) <= expectation.bound
+                told[number] = expect(self._names[number])
+            return told[number][1]
 
         def holds(number: int) -> bool:
             return look(number) <= bound or number == 0
@@ -103,7 +101,7 @@ class Trials:
             self._progress(1 - 0.25 * number / len(self._settings), "trying finer settings")
             number -= 1
         best = min(filter(holds, seen), key=lambda number: self._trial(number)[1])
-        points = sorted([*seen.values(), *told.values()], key=lambda point: -point.bytes)
+        points = sorted([*seen.values(), *(point for point, _ in told.values())], key=lambda point: -point.bytes)
         return Search(*self._trial(best), tuple(points))
 
     def _halve(self, holds: Callable[[int], bool]) -> int:
