@@ -36,7 +36,7 @@ def settle(
     """
     goal = _right(exact, labels).sum() - allowed
     logits = answer(content)
-    best, most = content, _right(logits, labels).sum()
+    start, best, most = content, content, _right(logits, labels).sum()
     for _ in range(ROUNDS):
         tensor = next(tensor for tensor in content.tensors if tensor.name == bias)
         if most >= goal or not _is_settleable(tensor, exact.shape[1]):
@@ -50,7 +50,7 @@ def settle(
         logits = answer(content)
         if _right(logits, labels).sum() > most:
             best, most = content, _right(logits, labels).sum()
-    return best
+    return best if best is start else proven(best)
 
 
 def raised(
@@ -96,4 +96,4 @@ def _shifted(tensor: EncodedTensor, levels: npt.NDArray[np.int64]) -> EncodedTen
 
 def _with(content: Content, changed: EncodedTensor) -> Content:
     tensors = tuple(changed if tensor.name == changed.name else tensor for tensor in content.tensors)
-    return proven(Content(content.manifest, content.graph, tensors))
+    return Content(content.manifest, content.graph, tensors)
