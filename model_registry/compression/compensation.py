@@ -94,16 +94,16 @@ def round_layer(rows: Doubles, bias: Doubles, calibrated: Calibrated, price: flo
     levels = grid.nearest(rows)
 
     def pricing() -> Pricing:
-        return Pricing(grid, LevelCosts(levels), energy_price(calibrated, price))
+        return Pricing(grid, LevelCosts(levels), energy_price(calibrated, price), base)
 
     for _ in range(PASSES):
-        levels, _ = round_groups(rows, bias, factors, pricing(), base)
+        levels, _ = round_groups(rows, bias, factors, pricing())
     made_up = [factor.made_up for factor in factors]
     for _ in range(SWEEPS):
         priced = pricing()
         for group, (moments, _) in enumerate(made_up):
             slopes = (rows[group] - grid.values(levels[group])) @ moments
-            sweep(slopes, moments, priced, levels[group], base[group])
+            sweep(slopes, moments, priced, levels[group], group)
     errors = rows - grid.values(levels)
     owed = np.stack([own @ reach for own, (_, reach) in zip(errors, made_up, strict=True)])
     owed += bias
@@ -135,33 +135,32 @@ def storable_step(wanted: float, largest: float) -> float:
     return float(np.float16(step)) if np.float16(step) > 1e-4 else float(np.float32(step))
 
 
-def round_groups(
-    rows: Doubles, bias: Doubles, factors: list[Factor], pricing: Pricing, base: Integers
-) -> tuple[Integers, Doubles]:
+def round_groups(rows: Doubles, bias: Doubles, factors: list[Factor], pricing: Pricing) -> tuple[Integers, Doubles]:
     """Round every group; returns levels shaped as ``rows`` and the compensated bias."""
     extended = np.concatenate([rows, bias[..., np.newaxis]], axis=2)
     found = [
-        _round_rows(group, factor, pricing, group_base)
-        for group, factor, group_base in zip(extended, factors, base, strict=True)
+        _round_rows(own, factor, pricing, group) for group, (own, factor) in enumerate(zip(extended, factors, strict=True))
     ]
     return np.stack([levels for levels, _ in found]), np.stack([carried for _, carried in found])
 
 
-def _round_rows(extended: Doubles, factor: Factor, pricing: Pricing, base: Integers) -> tuple[Integers, Doubles]:
+def _round_rows(extended: Doubles, factor: Factor, pricing: Pricing, group: int) -> tuple[Integers, Doubles]:
     """One group, column by column: (outputs, inputs + 1), the bias last."""
     upper, curvature, lattice = factor.upper, factor.curvature, pricing.lattice
     remaining = extended[:, factor.order]
+    base = pricing.base[group]
     outputs, size = base.shape
     levels = np.zeros((outputs, size), np.int64)
     for start in range(0, size, BLOCK):
         stop = min(start + BLOCK, size)
         errors = np.zeros((outputs, stop - start))
         for at in range(start, stop):
-            place = factor.order[at]
-            values, before = remaining[:, at], base[:, place]
+            column = factor.order[at]
+            values, before = remaining[:, at], base[:, column]
             candidates = np.stack([*lattice.neighbours(values), before, np.full_like(before, lattice.zero)])
-            levels[:, place] = pricing.choose(values, candidates, before, float(curvature[at]))
-            errors[:, at - start] = (values - lattice.values(levels[:, place])) / upper[at, at]
+            place = group, slice(None), column
+            levels[:, column] = pricing.choose(values, candidates, place, float(curvature[at]))
+            errors[:, at - start] = (values - lattice.values(levels[:, column])) / upper[at, at]
             remaining[:, at + 1 : stop] -= np.outer(errors[:, at - start], upper[at, at + 1 : stop])
         # What lies beyond the block is brought up to date at once: one matrix product instead of many vectors.
         remaining[:, stop:] -= errors @ upper[start:stop, stop:]

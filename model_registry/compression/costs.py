@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import EllipsisType
 from typing import Any, Protocol
 
 import numpy as np
@@ -11,17 +12,23 @@ import numpy.typing as npt
 from model_registry.compression.lattices import MAGNITUDES, Integers, Lattice
 
 Doubles = npt.NDArray[np.floating[Any]]
+# Of levels (groups, outputs, inputs) or (groups, outputs): one column of a group, a group, or all of them.
+Place = tuple[int, slice, int] | tuple[int] | EllipsisType
 # Steps beyond this cost so many bits more for every doubling, as a number coded by its length does.
 FARTHEST, BITS_BEYOND = 24, 2.0
 CELLS = 2 * FARTHEST + 1
-# What it takes to tell how often weights of one kind change.
-BITS_OF_A_KIND = 16
+# What it takes to tell how often weights of one kind change, and how many of one row or column do.
+BITS_OF_A_KIND, BITS_OF_A_COUNT = 16, 2
+# A row or column of which this many changes are to be expected is taken at its word by half.
+CHANGES_TO_BELIEVE = 1.0
 
 
 class Costs(Protocol):
-    """Called with ``candidates`` (choices, outputs) and the levels of the ``base`` (outputs); tells bits of every candidate."""
+    """Of one layer. Called with ``candidates`` (choices, ...) and their ``place``, an index of the layer's levels that yields
+    (...); tells bits of every candidate.
+    """
 
-    def __call__(self, candidates: Integers, base: Integers) -> Doubles: ...
+    def __call__(self, candidates: Integers, place: Place) -> Doubles: ...
 
 
 class LevelCosts:
@@ -32,61 +39,81 @@ class LevelCosts:
         histogram = np.bincount((levels + self._largest).ravel(), minlength=2 * self._largest + 1) + 0.3
         self._bits = -np.log2(histogram / histogram.sum())
 
-    def __call__(self, candidates: Integers, base: Integers) -> Doubles:  # noqa: ARG002 - there is none
+    def __call__(self, candidates: Integers, place: Place) -> Doubles:  # noqa: ARG002 - all places are alike
         return np.asarray(self._bits[np.clip(candidates, -self._largest, self._largest) + self._largest])
 
 
 class ChangeCosts:
     """With a base: the bits of a step from the base's level, by the kind of that level; no step is nearly free.
 
-    ``occurring``: how many kinds there are.
+    Weights, whose levels are (groups, outputs, inputs), are also priced by how much changes in their row and column:
+    ``columns`` says how many neighbouring inputs are one column to the coder, 0 that there are none. ``told``: bits that it
+    takes to tell all that.
     """
 
-    def __init__(self, lattice: Lattice, levels: Integers, base: Integers) -> None:
-        self._lattice = lattice
-        steps, kinds = levels - base, lattice.kind(base)
+    def __init__(self, lattice: Lattice, levels: Integers, base: Integers, columns: int = 0) -> None:
+        self._base, self._kinds = base, lattice.kind(base)
+        steps = levels - base
         share = max(float((steps != 0).mean()), 0.5 / max(steps.size, 1))
-        cells = (kinds * CELLS + _cell(steps)).ravel()
+        cells = (self._kinds * CELLS + _cell(steps)).ravel()
         counts = np.bincount(cells, minlength=lattice.kinds * CELLS).reshape(-1, CELLS).astype(np.float64)
         total = counts.sum(axis=1)
-        self.occurring = int(np.count_nonzero(total))
-        unchanged = counts[:, FARTHEST].copy()
         # A kind that is seldom seen resembles the others.
-        changed = np.clip((total - unchanged + 4 * share) / (total + 4), 1e-5, 0.98)
+        changed = (total - counts[:, FARTHEST] + 4 * share) / (total + 4)
         counts[:, FARTHEST] = 0
         overall = counts.sum(axis=0) + 0.05
         counts += 2 * overall / overall.sum()
-        self._bits = -np.log2(changed[:, np.newaxis] * counts / counts.sum(axis=1, keepdims=True))
-        self._bits[:, FARTHEST] = -np.log2(1 - changed)
+        self._steps = -np.log2(counts / counts.sum(axis=1, keepdims=True))
+        rates = changed[self._kinds]
+        if columns:
+            rates = rates * _activity(steps != 0, rates, columns)
+        rates = np.clip(rates, 1e-5, 0.98)
+        self._stays, self._changes = -np.log2(1 - rates), -np.log2(rates)
+        counted = base.shape[0] * base.shape[1] + base.shape[2] // columns if columns else 0
+        self.told = BITS_OF_A_KIND * int(np.count_nonzero(total)) + BITS_OF_A_COUNT * counted
 
-    def __call__(self, candidates: Integers, base: Integers) -> Doubles:
+    def __call__(self, candidates: Integers, place: Place) -> Doubles:
+        base = self._base[place]
         steps = candidates - base
-        return np.asarray(self._bits[self._lattice.kind(base), _cell(steps)] + _bits_beyond(steps))
+        changes = self._changes[place] + self._steps[self._kinds[place], _cell(steps)] + _bits_beyond(steps)
+        return np.asarray(np.where(candidates == base, self._stays[place], changes))
+
+
+def _activity(moved: npt.NDArray[np.bool_], rates: Doubles, columns: int) -> Doubles:
+    """How many times more of a row and of a column changes than ``rates`` say, (groups, outputs, inputs)."""
+    across = (*moved.shape[:2], -1, columns)
+    rows = _times(moved.sum(axis=2, keepdims=True), rates.sum(axis=2, keepdims=True))
+    down = _times(moved.reshape(across).sum(axis=(0, 1, 3)), rates.reshape(across).sum(axis=(0, 1, 3)))
+    return np.asarray(rows * np.repeat(down, columns))
+
+
+def _times(seen: Integers, expected: Doubles) -> Doubles:
+    return np.asarray((seen + CHANGES_TO_BELIEVE) / (expected + CHANGES_TO_BELIEVE))
 
 
 class PruningCosts:
     """With a base that was pruned further: the bits of a new level, by the magnitude of the base's; staying is nearly free.
 
-    ``occurring``: how many magnitudes there are.
+    ``told``: bits that it takes to tell how often each magnitude changes.
     """
 
     def __init__(self, lattice: Lattice, levels: Integers, base: Integers) -> None:
-        self._lattice = lattice
+        self._zero, self._base = lattice.zero, base
         moved, magnitudes = levels != base, lattice.magnitude(base)
         share = max(float(moved.mean()), 0.5 / max(moved.size, 1))
         total = np.bincount(magnitudes.ravel(), minlength=MAGNITUDES)
-        self.occurring = int(np.count_nonzero(total))
+        self.told = BITS_OF_A_KIND * int(np.count_nonzero(total))
         changed = np.bincount(magnitudes[moved], minlength=MAGNITUDES)
         # A magnitude that is seldom seen resembles the others.
         rates = np.clip((changed + 4 * share) / (total + 4), 1e-5, 0.98)
-        self._stays, self._changes = -np.log2(1 - rates), -np.log2(rates)
+        self._stays, self._changes = -np.log2(1 - rates)[magnitudes], -np.log2(rates)[magnitudes]
         values = np.bincount(_cell(levels[moved] - lattice.zero), minlength=CELLS) + 0.05
         self._values = -np.log2(values / values.sum())
 
-    def __call__(self, candidates: Integers, base: Integers) -> Doubles:
-        magnitudes, distances = self._lattice.magnitude(base), candidates - self._lattice.zero
-        told = self._changes[magnitudes] + self._values[_cell(distances)] + _bits_beyond(distances)
-        return np.asarray(np.where(candidates == base, self._stays[magnitudes], told))
+    def __call__(self, candidates: Integers, place: Place) -> Doubles:
+        distances = candidates - self._zero
+        told = self._changes[place] + self._values[_cell(distances)] + _bits_beyond(distances)
+        return np.asarray(np.where(candidates == self._base[place], self._stays[place], told))
 
 
 def _cell(steps: Integers) -> Integers:
@@ -100,24 +127,31 @@ def _bits_beyond(steps: Integers) -> Doubles | float:
     return BITS_BEYOND * np.log2(np.maximum(sizes / FARTHEST, 1)) if sizes.max(initial=0) > FARTHEST else 0.0
 
 
-def costs_of_changes(lattice: Lattice, levels: Integers, base: Integers) -> Costs:
-    """Those of the code that serves the present ``levels`` better; there is none for pruning without a zero."""
-    steps = ChangeCosts(lattice, levels, base)
+def costs_of_changes(lattice: Lattice, levels: Integers, base: Integers, columns: int = 0) -> Costs:
+    """Those of the code that serves the present ``levels`` better; there is none for pruning without a zero.
+
+    ``columns``: how many neighbouring inputs are one column to the coder; 0 for what has no rows and columns.
+    """
+    steps = ChangeCosts(lattice, levels, base, columns)
     if lattice.values(np.array(lattice.zero)) != 0:
         return steps
     ways: list[ChangeCosts | PruningCosts] = [steps, PruningCosts(lattice, levels, base)]
-    return min(ways, key=lambda costs: float(costs(levels, base).sum()) + BITS_OF_A_KIND * costs.occurring)
+    return min(ways, key=lambda costs: float(costs(levels, ...).sum()) + costs.told)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Pricing:
-    """How levels of ``lattice`` are chosen: ``costs`` in bits, and the ``price`` of one in the energy that moments measure."""
+    """How levels of ``lattice`` are chosen: ``costs`` in bits, and the ``price`` of one in the energy that moments measure.
+
+    ``base``: the levels that there were before, or zeros.
+    """
 
     lattice: Lattice
     costs: Costs
     price: float
+    base: Integers
 
-    def choose(self, values: Doubles, candidates: Integers, base: Integers, curvature: float) -> Integers:
+    def choose(self, values: Doubles, candidates: Integers, place: Place, curvature: float) -> Integers:
         """For each of ``values`` the one of its ``candidates`` (choices, outputs) with the least damage + price x bits."""
-        loss = curvature * np.square(values - self.lattice.values(candidates)) + self.price * self.costs(candidates, base)
+        loss = curvature * np.square(values - self.lattice.values(candidates)) + self.price * self.costs(candidates, place)
         return np.asarray(candidates[loss.argmin(axis=0), np.arange(values.size)])

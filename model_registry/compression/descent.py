@@ -11,15 +11,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from model_registry.compression.costs import Pricing
+from model_registry.compression.costs import Place, Pricing
 from model_registry.compression.lattices import Integers
 
 Doubles = npt.NDArray[np.floating[Any]]
 BLOCK = 32
 
 
-def sweep(slopes: Doubles, moments: Doubles, pricing: Pricing, levels: Integers, base: Integers) -> None:
-    """Revise ``levels`` (outputs, inputs) column by column, strongest input first, and keep the ``slopes`` true.
+def sweep(slopes: Doubles, moments: Doubles, pricing: Pricing, levels: Integers, group: int) -> None:
+    """Revise ``levels`` (outputs, inputs) of a group column by column, strongest input first, and keep the ``slopes`` true.
 
     ``slopes``: errors times ``moments``, (outputs, inputs) or with what comes after the inputs, such as a bias.
     """
@@ -31,15 +31,17 @@ def sweep(slopes: Doubles, moments: Doubles, pricing: Pricing, levels: Integers,
         near, inner = slopes[:, columns], moments[np.ix_(columns, columns)]
         for at, column in enumerate(columns):
             before = levels[:, column].copy()
-            levels[:, column] = best_levels(near[:, at], float(inner[at, at]), pricing, before, base[:, column])
+            place = group, slice(None), column
+            levels[:, column] = best_levels(near[:, at], float(inner[at, at]), pricing, before, place)
             moved[:, at] = lattice.values(levels[:, column]) - lattice.values(before)
             near -= np.outer(moved[:, at], inner[at])
         slopes -= moved @ moments[columns]
 
 
-def best_levels(slopes: Doubles, strength: float, pricing: Pricing, levels: Integers, base: Integers) -> Integers:
-    """The levels of least damage + price x bits of one column, (outputs), while all others stay."""
+def best_levels(slopes: Doubles, strength: float, pricing: Pricing, levels: Integers, place: Place) -> Integers:
+    """The levels of least damage + price x bits of one column, (outputs), while all others stay; ``place``: where it is."""
     lattice = pricing.lattice
     best = lattice.values(levels) + slopes / strength
+    base = pricing.base[place]
     candidates = np.stack([levels, base, *lattice.neighbours(best), np.full_like(base, lattice.zero)])
-    return pricing.choose(best, candidates, base, strength)
+    return pricing.choose(best, candidates, place, strength)

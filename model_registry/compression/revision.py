@@ -92,8 +92,10 @@ class _Target:
         return cls(layer, weight.shape, rows, wanted, shape, factors, energy_price(calibrated, price))
 
     def pricing(self, choice: _Choice) -> Pricing:
-        """A bit's cost under the changes that ``choice`` makes."""
-        return Pricing(choice.lattice, costs_of_changes(choice.lattice, choice.levels, choice.base), self.price)
+        """A bit's cost under the changes that ``choice`` makes, of weights or biases."""
+        columns = math.prod(self.shape[2:]) if choice.levels.ndim == self.rows.ndim else 0
+        costs = costs_of_changes(choice.lattice, choice.levels, choice.base, columns)
+        return Pricing(choice.lattice, costs, self.price, choice.base)
 
     def slopes(self, group: int, weights: Doubles, bias: Doubles) -> Doubles:
         """Errors times moments, (outputs, inputs + 1): half of how the damage falls with every weight and the bias."""
@@ -283,7 +285,7 @@ def _first_choice(target: _Target, choice: _Choice) -> tuple[_Choice, Doubles]:
     levels, owed = choice.lattice.nearest(target.rows), target.bias
     for _ in range(PASSES):
         pricing = target.pricing(replace(choice, levels=levels))
-        levels, owed = round_groups(target.rows, target.bias, target.factors, pricing, choice.base)
+        levels, owed = round_groups(target.rows, target.bias, target.factors, pricing)
     return replace(choice, levels=levels), owed
 
 
@@ -316,7 +318,7 @@ def _sweep(target: _Target, choice: _Choice, biases: Doubles) -> _Choice:
     pricing, levels = target.pricing(choice), choice.levels.copy()
     for group, factor in enumerate(target.factors):
         slopes = target.slopes(group, choice.values[group], biases[group])
-        sweep(slopes, factor.moments, pricing, levels[group], choice.base[group])
+        sweep(slopes, factor.moments, pricing, levels[group], group)
     return replace(choice, levels=levels)
 
 
@@ -340,7 +342,8 @@ def _revise_biases(target: _Target, weights: Doubles, biases: _Choice) -> _Choic
     pricing, levels = target.pricing(biases), biases.levels.copy()
     for group, factor in enumerate(target.factors):
         slopes = target.slopes(group, weights[group], biases.values[group])[:, -1]
-        levels[group] = best_levels(slopes, float(factor.moments[-1, -1]), pricing, levels[group], biases.base[group])
+        strength = float(factor.moments[-1, -1])
+        levels[group] = best_levels(slopes, strength, pricing, levels[group], (group,))
     return replace(biases, levels=levels)
 
 

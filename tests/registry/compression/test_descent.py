@@ -25,19 +25,19 @@ def _pruned_layer() -> tuple[Doubles, Doubles]:
 
 def _together(rows: Doubles, levels: Integers, moments: Doubles, pricing: Pricing) -> float:
     errors = rows - STEP * levels
-    return float(np.vdot(errors, errors @ moments) + PRICE * pricing.costs(levels, levels).sum())
+    return float(np.vdot(errors, errors @ moments) + PRICE * pricing.costs(levels, ...).sum())
 
 
 def test_damage_and_bits_together_fall_with_every_sweep_until_nothing_is_found() -> None:
     rows, moments = _pruned_layer()
     grid = Grid(STEP)
     levels = grid.nearest(rows)
-    pricing, untouched = Pricing(grid, LevelCosts(levels), PRICE), np.zeros_like(levels)
+    pricing = Pricing(grid, LevelCosts(levels), PRICE, np.zeros_like(levels)[np.newaxis])
     seen = [_together(rows, levels, moments, pricing)]
     for _ in range(30):
         before = levels.copy()
         slopes = (rows - STEP * levels) @ moments
-        sweep(slopes, moments, pricing, levels, untouched)
+        sweep(slopes, moments, pricing, levels, 0)
         np.testing.assert_allclose(slopes, (rows - STEP * levels) @ moments, atol=1e-9)
         seen.append(_together(rows, levels, moments, pricing))
         if (levels == before).all():
@@ -51,9 +51,9 @@ def test_slopes_may_go_on_beyond_the_inputs() -> None:
     """As they do where a bias is one more column."""
     rows, moments = _pruned_layer()
     levels = Grid(STEP).nearest(rows[:, :-1])
-    pricing = Pricing(Grid(STEP), LevelCosts(levels), PRICE)
+    pricing = Pricing(Grid(STEP), LevelCosts(levels), PRICE, np.zeros_like(levels)[np.newaxis])
     errors = np.concatenate([rows[:, :-1] - STEP * levels, rows[:, -1:]], axis=1)
     slopes = errors @ moments
-    sweep(slopes, moments, pricing, levels, np.zeros_like(levels))
+    sweep(slopes, moments, pricing, levels, 0)
     errors[:, :-1] = rows[:, :-1] - STEP * levels
     np.testing.assert_allclose(slopes, errors @ moments, atol=1e-9)
