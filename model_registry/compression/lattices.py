@@ -10,12 +10,14 @@ import numpy as np
 import numpy.typing as npt
 
 from model_registry.compression.quantization import LARGEST_LEVEL
-from model_registry.contract.codecs.prediction import WIDTHS, ZERO
+from model_registry.contract.codecs.prediction import WIDTHS, ZERO, eighths_below
 
 Doubles = npt.NDArray[np.floating[Any]]
 Integers = npt.NDArray[np.int64]
 # Zero is the last magnitude of levels that are known.
 MAGNITUDES = ZERO + 1
+# What the coder counts the magnitudes of 16-bit levels from.
+LARGEST_MAGNITUDE = 2.0**15
 
 
 class Lattice(Protocol):
@@ -65,7 +67,7 @@ class Grid:
         return np.asarray(levels == 0, np.int64)
 
     def magnitude(self, levels: Integers) -> Integers:
-        return _magnitudes(np.abs(levels), LARGEST_LEVEL)
+        return _magnitudes(np.abs(levels), LARGEST_MAGNITUDE)
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,7 +103,7 @@ class Codebook:
     @cached_property
     def _magnitudes(self) -> Integers:
         weights = np.abs(self.entries)
-        return _magnitudes(weights, float(weights.max()))
+        return _magnitudes(weights, float(weights.max()) or 1.0)
 
     @cached_property
     def _kinds(self) -> Integers:
@@ -112,7 +114,6 @@ class Codebook:
         return kinds
 
 
-def _magnitudes(weights: Doubles, largest: float) -> Integers:
-    with np.errstate(divide="ignore", invalid="ignore"):
-        below = 8 * np.log2(largest / weights)
-    return np.where(weights == 0, MAGNITUDES - 1, np.clip(below, 0, MAGNITUDES - 2)).astype(np.int64)
+def _magnitudes(weights: Doubles | Integers, largest: float) -> Integers:
+    """As the coder of pruned networks bins them."""
+    return np.where(weights == 0, ZERO, eighths_below(weights.astype(np.float64), largest)).astype(np.int64)

@@ -104,7 +104,7 @@ class Prediction:
         if self.new.alphabet:
             magnitudes = look_up(self._magnitudes, predicted.astype(np.uint8, copy=False))
         else:
-            magnitudes = _eighths_below(np.abs(predicted).astype(np.float64), float(1 << (self.new.width - 1)))
+            magnitudes = eighths_below(np.abs(predicted).astype(np.float64), float(1 << (self.new.width - 1)))
             magnitudes[predicted == self.new.zero] = ZERO
         if self.known is not None:
             magnitudes[~self.known[part]] = MAGNITUDES - 1
@@ -116,9 +116,9 @@ class Prediction:
         if self.new.encoding is Encoding.CODEBOOK:
             weights = np.abs(self.new.scale[self.new.entries].astype(np.float64))
             weights[~np.isfinite(weights)] = 0
-            magnitudes = _eighths_below(weights, float(weights.max()) or 1.0)
+            magnitudes = eighths_below(weights, float(weights.max()) or 1.0)
         else:
-            magnitudes = _eighths_below(np.abs(np.arange(256.0) - self.new.zero), float(1 << (self.new.width - 1)))
+            magnitudes = eighths_below(np.abs(np.arange(256.0) - self.new.zero), float(1 << (self.new.width - 1)))
         if self.new.zero >= 0:
             magnitudes[self.new.zero] = ZERO
         return magnitudes
@@ -194,7 +194,7 @@ class PredictedBlock:
         return found.view(listed.dtype)
 
 
-def _eighths_below(weights: npt.NDArray[np.float64], largest: float) -> npt.NDArray[np.uint8]:
+def eighths_below(weights: npt.NDArray[np.float64], largest: float) -> npt.NDArray[np.uint8]:
     """By how many eighths of an octave weights from 0 on are below ``largest``: three squares and an exponent, all of it exact
     or rounded as IEEE 754 says.
     """
