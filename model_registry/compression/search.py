@@ -7,14 +7,15 @@ ships, if it is a full artifact, is calibrated on all of them for the same price
 ``calibrate`` bounds what it loses: the divergence that is left over the divergence that the update was to bring, KL(new ||
 shipped) / KL(new || base).
 
-Divergences that bound are also taken at the temperature at which the network is undecided: on the pictures that it was trained
-on a softmax hardly shows what hurts on others.
+What is expected of a setting is measured at the temperature at which the network is undecided: on the pictures that it was
+trained on a softmax hardly shows what hurts on others, and a handful of pictures make up all that it shows. What is seen of
+that which ships is measured at both.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -26,11 +27,12 @@ import numpy.typing as npt
 
 from model_registry.compression.calibration import Calibration, calibrate_layers, joined
 from model_registry.compression.divergence import log_softmax, mean_divergence, telling_temperature
+from model_registry.compression.expectation import OCTAVE, coarsest, halved
 from model_registry.compression.pipeline import SourceNetwork, compress, untouched
 from model_registry.compression.quantization import Setting
 from model_registry.compression.rounding import Compensated, coherence_of
 from model_registry.compression.settling import settle
-from model_registry.compression.trials import AnySetting, Point, Progress, Search, Trials, travelling
+from model_registry.compression.trials import WAYS_OUT, AnySetting, Look, Point, Progress, Search, Trials, travelling
 from model_registry.compression.updates import LOST_LIMIT
 from model_registry.contract.content import Content
 from model_registry.contract.errors import ManifestRefused, ModelUnusable
@@ -50,21 +52,22 @@ from model_registry.models.graphs import output_classes
 
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
-# Nats a bit, a twelfth of an octave apart: from hardly any change to a tenth of the size of a careful setting. Finer than all
+# Nats a bit, twelve to an octave: from hardly any change to a tenth of the size of a careful setting. Finer than all
 # of them are the ways out: None, which is lossless and always holds, and the default.
-PRICES = tuple(float(f"{1e-10 * 2 ** (n / 12):.3g}") for n in range(179))
+PRICES = tuple(float(f"{1e-10 * 2 ** (n / OCTAVE):.3g}") for n in range(179))
 # A mean divergence of a hundredth of a nat changes about one answer in twenty where the network itself is undecided.
 MAX_DIVERGENCE = 0.01
-MAX_PICTURES, MAX_LABELLED = 300, 500
-# Every third picture judges and is not calibrated on: on those that it has seen, rounding loses down to half as much.
-JUDGE_EVERY = 3
-# Whatever trained the network may have seen the judges; on pictures that nobody saw, up to 1.46 times as much was lost. That is
-# no guarantee: an update whose loss hangs on a dozen pictures lost ten times as much there.
-MARGIN = 0.68
+MAX_PICTURES = 500
+# Every second picture judges and is not calibrated on: on those that it has seen, rounding loses down to half as much.
+JUDGE_EVERY = 2
+# Whatever trained the network may have seen the pictures, and moved its answers to them further than to others: on pictures
+# that nobody saw, up to 1.65 times as much of an update was lost. That is no guarantee: an update whose loss hangs on a dozen
+# pictures lost ten times as much there.
+MARGIN = 0.6
 # Labelled pictures are parted in two: of a setting is expected what it does to each half when it was calibrated on the other.
 HALVES = 2
-# Finer than all prices: lossless always holds.
-WAYS_OUT: Mapping[str, AnySetting] = MappingProxyType({"lossless": None, "default": Setting()})
+# Finer than all prices.
+_FIRST: Mapping[str, AnySetting] = MappingProxyType({"lossless": None, "default": Setting()})
 # A delta above this part of a full artifact mends what the base's compression did rather than bring the update.
 REPAIRS = 10
 
@@ -72,14 +75,14 @@ REPAIRS = 10
 def calibrate(
     network: SourceNetwork, folder: Path, *, base: Content | None, progress: Progress, max_lost: float = LOST_LIMIT
 ) -> Search:
-    """The smallest artifact that is true on up to 300 pictures of ``folder``: two of three calibrate, the third judges.
+    """The smallest artifact that is true on up to 500 pictures of ``folder``: one half calibrates, the other judges.
 
-    Without a base: the full artifact whose answers diverge by at most 0.01 nats on average, calibrated on all once its price
-    is known, which only brings it nearer. With one: the delta that loses at
-    most the share ``max_lost`` of the update, here 0.68 of it so that it holds elsewhere, counted above the *noise*: what the
-    base's encoding of untouched tensors costs. Where that takes a tenth of a full artifact, because a coarse base errs more
-    than the update brings, noise is what compressing the new network like the base's line loses anyway. Where the base answers
-    another question (other classes, other input), the bound is 0.01 nats.
+    Without a base: the full artifact whose answers are expected to diverge by at most 0.01 nats on average, calibrated on all
+    once its price is known, which only brings it nearer. With one: the delta that loses at most the share ``max_lost`` of the
+    update, and is expected to lose 0.6 of that on these pictures, so that it holds elsewhere. It is counted above the *noise*:
+    what the base's encoding of untouched tensors costs. Where that takes a tenth of a full artifact, because a coarse base errs
+    more than the update brings, noise is what compressing the new network like the base's line loses anyway. Where the base
+    answers another question (other classes, other input), the bound is 0.01 nats.
     Raises ManifestRefused without preprocessing, MalformedArtifact without pictures, ModelUnusable when answers are no numbers.
     """
     preprocessing = _preprocessing(network)
@@ -95,24 +98,40 @@ def calibrate(
     measured = _measured(network, seen, lambda share, step: progress(share / 2, step))
     update = divergences(base) if base is not None and _comparable(base, network) else np.zeros(2)
     if base is None or not update.all():
-        found = Trials(network, base, _row(measured), progress).smallest(lambda c: max(divergences(c)), MAX_DIVERGENCE)
+        trials = Trials(network, base, _row(measured), progress)
+        found = _smallest(trials, divergences, MAX_DIVERGENCE, MAX_DIVERGENCE)
         return _calibrated_on_all(network, found, measured, judges) if base is None else found
     before = {tensor.name: tensor for tensor in base.tensors}
     coherence = coherence_of(float(update[0]), measured, network.weights, before)
     trials = Trials(network, base, _row(measured, coherence), progress)
-    bound, noise, like = MARGIN * max_lost, divergences(_kept(network, base)), _like(base)
+    noise, like = divergences(_kept(network, base)), _like(base)
 
-    def share(content: Content) -> float:
+    def shares(content: Content) -> Doubles:
         missing = np.maximum(divergences(content) - noise, 0)
-        return float((missing / np.maximum(update - noise, bound * update)).max())
+        return np.asarray(missing / np.maximum(update - noise, max_lost * update))
 
-    found = trials.smallest(share, bound)
+    found = _smallest(trials, shares, MARGIN * max_lost, max_lost)
     if REPAIRS * found.bytes > len(encode_full(base)):
         noise = np.maximum(noise, divergences(compress(network, _setting_like(like, measured))))
-        found = trials.smallest(share, bound)
+        found = _smallest(trials, shares, MARGIN * max_lost, max_lost)
     lost = float((divergences(found.content) / update)[0])
     outcome = {"lost": round(lost, 4), "noise": round(min(float((noise / update)[0]), lost), 4), "like": like}
     return replace(found, content=_with_outcome(found.content, outcome))
+
+
+def _smallest(trials: Trials, measured: Callable[[Content], Doubles], bound: float, limit: float) -> Search:
+    """``measured``: as the answers are, and at the telling temperature. That is expected to be within ``bound``, both are seen
+    to be within ``limit``.
+    """
+
+    def promising(look: Look) -> int:
+        def telling(number: int) -> float:
+            look(number)
+            return float(measured(trials.content(number))[1])
+
+        return coarsest(WAYS_OUT + len(PRICES), telling, bound, WAYS_OUT)
+
+    return trials.smallest(lambda content: float(measured(content).max()), limit, promising)
 
 
 def _split(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
@@ -180,24 +199,26 @@ def within_drop(
         return Answers.of(answer(content), labels)
 
     def measured(half: int) -> Calibration:
-        paths = spread([sample.path for sample in samples[half::HALVES]], MAX_LABELLED // HALVES)
+        paths = spread([sample.path for sample in samples[half::HALVES]], MAX_PICTURES // HALVES)
         return _measured(network, paths, lambda share, step: progress((half + share) / (2 * HALVES), step))
 
     halves = [measured(half) for half in range(min(HALVES, len(samples)))]
     row = _row(joined(halves))
 
-    def on_halves(name: str) -> tuple[Point, bool]:
-        """The setting calibrated on each half of the pictures, and every picture answered by what has not seen it."""
-        setting = row[name]
+    told: dict[int, Point] = {}
+
+    def promises(number: int) -> bool:
+        """With the setting calibrated on each half of the pictures, every picture is answered by what has not seen it."""
+        name, setting = list(row.items())[number]
         ways = [replace(setting, calibration=half) for half in halves] if isinstance(setting, Compensated) else [setting]
         made = [compress(network, way, base=base) for way in ways]
         first = np.arange(labels.size) % HALVES == 0
         unseen = answers(made[-1]).where(first, answers(made[0]))
-        size = max(travelling(content, base) for content in made)
         fall, chance = before.fall_to(unseen)
+        size = max(travelling(content, base) for content in made)
+        told[number] = Point(f"{name}, halves", size, before.lost_in(unseen), fall)
         # No setting does no harm at all: less than one of the pictures, give or take what chance does, is none.
-        promises = fall <= max(max_drop, 100 / labels.size + chance)
-        return Point(f"{name}, halves", size, before.lost_in(unseen), fall), promises
+        return fall <= max(max_drop, 100 / labels.size + chance)
 
     def finish(content: Content) -> Content:
         """Few answers that turned by chance are no reason for a finer setting."""
@@ -206,7 +227,8 @@ def within_drop(
         return settle(content, bias, answer, exact=logits, labels=labels, allowed=allowed) if bias else content
 
     trials = Trials(network, base, row, progress, finish)
-    return trials.smallest(lambda content: before.lost_in(answers(content)), max_drop, on_halves)
+    found = trials.smallest(lambda content: before.lost_in(answers(content)), max_drop, lambda _: halved(len(row), promises))
+    return replace(found, points=tuple(sorted((*found.points, *told.values()), key=lambda point: -point.bytes)))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -241,7 +263,7 @@ class Answers:
 
 def _row(measured: Calibration, coherence: float = 1.0) -> dict[str, AnySetting]:
     """What may be chosen, fine to coarse."""
-    return {**WAYS_OUT} | {f"price {price:g}": Compensated(measured, price, coherence) for price in PRICES}
+    return {**_FIRST} | {f"price {price:g}": Compensated(measured, price, coherence) for price in PRICES}
 
 
 def _calibrated_on_all(network: SourceNetwork, found: Search, measured: Calibration, judges: Sequence[Path]) -> Search:

@@ -1,9 +1,8 @@
-"""A row of settings, fine to coarse, tried on a network until the smallest artifact within a bound is found.
+"""A row of settings, fine to coarse, tried on a network until the smallest artifact within a limit is found.
 
-What an artifact does to the network is measured, and what was measured may be chance: accuracy on a few hundred pictures goes
-up and down by a point from one setting to the next. A search may therefore be told what a setting is *expected* to do, by a
-steadier measure. The row is halved down to the coarsest setting of which that is within the bound, and from there it goes finer
-step by step until the damage that is seen is as well. Where nothing is left to chance both are the same, and that is the first.
+What an artifact does to the network is measured, and what was measured may be chance. So there are two questions: how coarse a
+setting promises to be good enough (expectation.py, or a steadier measure), and whether what came of it is seen to be. From the
+coarsest that promises to, the row goes finer step by step until it is.
 """
 
 from __future__ import annotations
@@ -21,13 +20,17 @@ from model_registry.deltas import make_delta
 
 Progress = Callable[[float, str], None]
 AnySetting = Setting | Compensated | None
+# The first settings of a row are the ways out: lossless, which always holds, and the default.
+WAYS_OUT = 2
+# A search looks at ten to twenty settings: the bar is in the middle after so many.
+USUAL = 10
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
     """One setting as it was seen. ``damage``: mean divergence in nats, share of an update lost, or points of top-1 lost.
 
-    ``expected``: what it is expected to do elsewhere, where that is something else.
+    ``expected``: what it is expected to do elsewhere, where that was measured.
     """
 
     setting: str
@@ -40,6 +43,9 @@ class Point:
         return told if self.expected is None else told | {"expected": self.expected}
 
 
+Look = Callable[[int], Point]
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Search:
     """The content that was chosen, the ``bytes`` that travelled for it when it was tried, and all points, large to small."""
@@ -50,10 +56,7 @@ class Search:
 
 
 class Trials:
-    """The row of ``settings`` by name, each compressed at most once and then finished.
-
-    The first two are the ways out, which are not; the very first always holds.
-    """
+    """The row of ``settings`` by name, the ways out first, each compressed at most once; all but those are then finished."""
 
     def __init__(
         self,
@@ -67,56 +70,40 @@ class Trials:
         self._names, self._settings = list(settings), list(settings.values())
         self._made: dict[int, tuple[Content, int]] = {}
 
-    def smallest(
-        self, measure: Callable[[Content], float], bound: float, expect: Callable[[str], tuple[Point, bool]] | None = None
-    ) -> Search:
-        """The smallest artifact whose damage was seen to be within ``bound``, and all that was seen on the way.
+    def smallest(self, measure: Callable[[Content], float], limit: float, promising: Callable[[Look], int]) -> Search:
+        """The smallest artifact whose damage was seen to be within ``limit``, and all that was seen on the way.
 
-        ``expect`` tries a setting by name in a way that tells more than its artifact would: what was seen, and whether it
-        promises to hold.
+        ``promising``: the number of the coarsest setting that may be chosen, found by looking at some.
         """
         seen: dict[int, Point] = {}
-        told: dict[int, tuple[Point, bool]] = {}
 
-        def look(number: int) -> float:
+        def look(number: int) -> Point:
             if number not in seen:
                 content, size = self._trial(number)
                 seen[number] = Point(self._names[number], size, round(measure(content), 6))
-            return seen[number].damage
-
-        def promises(number: int) -> bool:
-            if expect is None:
-                return look(number) <= bound
-            if number not in told:
-                told[number] = expect(self._names[number])
-            return told[number][1]
+            return seen[number]
 
         def holds(number: int) -> bool:
-            return look(number) <= bound or number == 0
+            return look(number).damage <= limit or number == 0
 
-        # The ways out: what is larger than them need not be tried.
-        known = min(self._trial(number)[1] for number in (0, 1) if holds(number))
-        number = self._halve(promises)
+        # What is larger than the ways out need not be tried.
+        known = min(self._trial(number)[1] for number in range(WAYS_OUT) if holds(number))
+        coarsest = number = promising(look)
         while not holds(number) and self._trial(number)[1] < known:
-            self._progress(1 - 0.25 * number / len(self._settings), "trying finer settings")
             number -= 1
-        best = min(filter(holds, seen), key=lambda number: self._trial(number)[1])
-        points = sorted([*seen.values(), *(point for point, _ in told.values())], key=lambda point: -point.bytes)
-        return Search(*self._trial(best), tuple(points))
+        held = [number for number in seen if number <= coarsest and holds(number)]
+        best = min(held, key=lambda number: self._trial(number)[1])
+        return Search(*self._trial(best), tuple(sorted(seen.values(), key=lambda point: -point.bytes)))
 
-    def _halve(self, holds: Callable[[int], bool]) -> int:
-        """The coarsest setting that holds, if coarser ones hold ever less."""
-        low, high, rounds = 0, len(self._settings), 0
-        while high - low > 1:
-            self._progress(0.5 + 0.25 * rounds / len(self._settings).bit_length(), "trying settings")
-            middle, rounds = (low + high) // 2, rounds + 1
-            low, high = (middle, high) if holds(middle) else (low, middle)
-        return low
+    def content(self, number: int) -> Content:
+        """What came of a setting."""
+        return self._trial(number)[0]
 
     def _trial(self, number: int) -> tuple[Content, int]:
         if number not in self._made:
+            self._progress(0.5 + 0.5 * len(self._made) / (len(self._made) + USUAL), "trying settings")
             content = compress(self._network, self._settings[number], base=self._base)
-            content = self._finish(content) if number > 1 else content
+            content = self._finish(content) if number >= WAYS_OUT else content
             self._made[number] = content, travelling(content, self._base)
         return self._made[number]
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from model_registry.compression.expectation import halved
 from model_registry.compression.pipeline import SourceNetwork, read_network
 from model_registry.compression.quantization import Setting
 from model_registry.compression.recipe import Recipe
 from model_registry.compression.search import Answers
-from model_registry.compression.trials import Point, Search, Trials
+from model_registry.compression.trials import WAYS_OUT, Look, Search, Trials
 from model_registry.contract.content import Content
 from tests.registry.networks import SMALL, foreign_onnx
 
@@ -31,21 +32,32 @@ def search(
     default: float,
     expected: Mapping[float, float] | None = None,
 ) -> Search:
-    """The search as it goes when steps do the ``damages``, and lossless none; ``expected``: what it is told of steps."""
+    """The search as it goes when steps do the ``damages``, and lossless none; ``expected``: what they promise to do."""
 
-    def seen(content: Content) -> float:
+    def promising(look: Look) -> int:
+        def holds(number: int) -> bool:
+            if expected is None or number < WAYS_OUT:
+                return look(number).damage <= bound
+            return expected[STEPS[number - WAYS_OUT]] <= bound
+
+        return halved(WAYS_OUT + len(STEPS), holds)
+
+    return trials(network, damages).smallest(damage_by(damages, default), bound, promising)
+
+
+def trials(network: SourceNetwork, steps: Iterable[float]) -> Trials:
+    row = {f"step {step:g}": Setting(step, keep_codebooks=False) for step in steps}
+    return Trials(network, None, {"lossless": None, "default": Setting(), **row}, lambda *_: None)
+
+
+def damage_by(damages: Mapping[float, float], default: float) -> Callable[[Content], float]:
+    def damage(content: Content) -> float:
         recipe = content.manifest.lineage.recipe
         if "step" not in recipe:
             return 0.0
         return default if recipe["codebooks"] else damages[recipe["step"]]
 
-    def told(name: str) -> tuple[Point, bool]:
-        by_steps = expected[float(name.removeprefix("step "))] if expected and name.startswith("step") else 0.0
-        return Point(f"{name}, told", 0, 0.0, by_steps), by_steps <= bound
-
-    steps = {f"step {step:g}": Setting(step, keep_codebooks=False) for step in STEPS}
-    settings = {"lossless": None, "default": Setting(), **steps}
-    return Trials(network, None, settings, lambda *_: None).smallest(seen, bound, told if expected else None)
+    return damage
 
 
 def chosen(found: Search) -> object:
@@ -73,12 +85,7 @@ def test_a_bad_draw_does_not_end_the_search(network: SourceNetwork) -> None:
 
 def test_a_lucky_draw_is_not_taken(network: SourceNetwork) -> None:
     """0.9 is seen to be within the bound, and expected not to be."""
-    expected = {step: 1.2 * step for step in STEPS}
-    found = search(network, UNEVEN, 0.95, default=0.0, expected=expected)
-    assert chosen(found) == 0.7
-    told = {point.setting: point.expected for point in found.points}
-    assert told["step 0.7, told"] == pytest.approx(0.84)
-    assert told["step 0.7"] is None
+    assert chosen(search(network, UNEVEN, 0.95, default=0.0, expected={step: 1.2 * step for step in STEPS})) == 0.7
 
 
 def test_what_is_larger_than_the_ways_out_is_not_tried(network: SourceNetwork) -> None:
@@ -90,6 +97,11 @@ def test_what_is_larger_than_the_ways_out_is_not_tried(network: SourceNetwork) -
     assert chosen(found) == Setting().step
     *smaller, _ = sorted(point.bytes for point in found.points if point.setting.startswith("step"))
     assert max(smaller) < found.bytes
+
+
+def test_what_was_seen_to_do_more_than_the_limit_is_not_taken_even_if_it_promised_to_do_less(network: SourceNetwork) -> None:
+    seen_of = damage_by(STEADY | {0.6: 0.8, 0.5: 0.71}, default=0.1)
+    assert chosen(trials(network, STEPS).smallest(seen_of, 0.7, lambda _: WAYS_OUT + STEPS.index(0.6))) == 0.4
 
 
 def test_points_lost_count_what_changed_both_ways() -> None:
