@@ -6,6 +6,7 @@ Slow and trusting; it exists to prove that the page is enough and that the produ
 from __future__ import annotations
 
 import bz2
+import hashlib
 import math
 import struct
 from bisect import bisect_left
@@ -101,7 +102,7 @@ def decode_delta(data: bytes, base: bytes) -> bytes:
     payload = reader.rest()
     if codec == 0:
         old = read_content(base)
-        return decode_model(payload, old, old.head())
+        return decode_model(payload, old, hashlib.sha256(base).hexdigest().encode() + old.head())
     return decode_bsdiff(payload, base) if codec == 1 else inflate(payload, base)
 
 

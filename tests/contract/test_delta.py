@@ -26,6 +26,7 @@ from model_registry.contract.delta import Codec, DeltaHeader, apply_delta, read_
 from model_registry.contract.errors import ContentMismatch, LimitExceeded, UnsupportedArtifact, WrongBase
 from model_registry.contract.full import encode_full
 from model_registry.contract.limits import DEFAULT_LIMITS
+from model_registry.contract.manifest import Lineage
 from model_registry.contract.tensors import EncodedTensor, Encoding
 from model_registry.deltas import counterfactuals, make_delta, make_deltas
 from tests.contract import second_decoder, second_sparse
@@ -235,6 +236,16 @@ def test_every_way_of_coding_a_scale_gives_it_back(data: st.DataObject) -> None:
         delta = header.to_bytes() + sink.pack(head, dictionary=ContentHead.of(base).to_bytes())
         assert apply_delta(base, delta).data == single.data
         assert second_decoder.decode_delta(delta, base.data) == single.data
+
+
+def test_a_lineage_that_names_its_base_costs_next_to_nothing() -> None:
+    base = small_network()
+    nameless, named = (
+        content(*base.tensors, version="1.1.0", lineage=Lineage(base_sha256=sha256)) for sha256 in (None, base.sha256)
+    )
+    delta = make_delta(base, named, Codec.MODEL).data
+    assert len(delta) - len(make_delta(base, nameless, Codec.MODEL).data) < 16
+    assert second_decoder.decode_delta(delta, base.data) == apply_delta(base, delta).data == named.data
 
 
 def test_centroids_that_pass_each_other_or_meet_cost_the_codebook_and_their_new_order() -> None:

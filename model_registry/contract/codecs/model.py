@@ -1,6 +1,6 @@
 """The ``model`` coding of a content: head, then tensor by tensor. With a base it is a delta, without one a full artifact.
 
-The head is compressed with the base's head as dictionary; after it stand two coder numbers for each tensor
+The head is compressed with the base's digest and head as dictionary; after it stand two coder numbers for each tensor
 (codecs/tensor_coding.py), which is matched with the base's tensor of the same name.
 """
 
@@ -42,4 +42,5 @@ def decode(base: Content | None, payload: bytes, *, size: int, sha256: str, limi
 
 
 def _dictionary(base: Content | None) -> bytes:
-    return ContentHead.of(base).to_bytes() if base else b""
+    """What a reader has already that occurs in the new head: the base's head, and its digest, which the lineage names."""
+    return base.sha256.encode() + ContentHead.of(base).to_bytes() if base else b""
