@@ -122,7 +122,11 @@ def compress(
         float | None, typer.Option(help="Grid step for every weight tensor; smaller is finer. Default 0.15.")
     ] = None,
     calibrate: Annotated[
-        Path | None, typer.Option(help="Folder of pictures: choose the coarsest setting whose answers stay the same.")
+        Path | None,
+        typer.Option(
+            help="Folder of a few hundred pictures, best such as the network was not trained on: "
+            "choose the coarsest setting whose answers stay the same."
+        ),
     ] = None,
     max_lost: Annotated[
         float | None,

@@ -61,9 +61,9 @@ MAX_PICTURES = 500
 # Every second picture judges and is not calibrated on: on those that it has seen, rounding loses down to half as much.
 JUDGE_EVERY = 2
 # Whatever trained the network may have seen the pictures, and moved its answers to them further than to others: on pictures
-# that nobody saw, up to 1.54 times as much of an update was lost. That is no guarantee: an update whose loss hangs on a dozen
+# that nobody saw, up to 1.65 times as much of an update was lost. That is no guarantee: an update whose loss hangs on a dozen
 # pictures lost ten times as much there.
-MARGIN = 0.65
+MARGIN = 0.6
 # Labelled pictures are parted in two: of a setting is expected what it does to each half when it was calibrated on the other.
 HALVES = 2
 # Finer than all prices.
@@ -79,7 +79,7 @@ def calibrate(
 
     Without a base: the full artifact whose answers are expected to diverge by at most 0.01 nats on average, calibrated on all
     once its price is known, which only brings it nearer. With one: the delta that loses at most the share ``max_lost`` of the
-    update, and is expected to lose 0.65 of that on these pictures, so that it holds elsewhere. It is counted above the *noise*:
+    update, and is expected to lose 0.6 of that on these pictures, so that it holds elsewhere. It is counted above the *noise*:
     what the base's encoding of untouched tensors costs. Where that takes a tenth of a full artifact, because a coarse base errs
     more than the update brings, noise is what compressing the new network like the base's line loses anyway. Where the base
     answers another question (other classes, other input), the bound is 0.01 nats.
