@@ -209,6 +209,7 @@ def within_drop(
 
     def promises(number: int) -> bool:
         """With the setting calibrated on each half of the pictures, every picture is answered by what has not seen it."""
+        progress(0.5 + 0.25 * len(told) / len(row).bit_length(), "trying settings on halves")
         name, setting = list(row.items())[number]
         ways = [replace(setting, calibration=half) for half in halves] if isinstance(setting, Compensated) else [setting]
         made = [compress(network, way, base=base) for way in ways]
@@ -226,7 +227,7 @@ def within_drop(
         allowed = max_drop / 100 * labels.size
         return settle(content, bias, answer, exact=logits, labels=labels, allowed=allowed) if bias else content
 
-    trials = Trials(network, base, row, progress, finish)
+    trials = Trials(network, base, row, lambda share, step: progress((1 + share) / 2, step), finish)
     found = trials.smallest(lambda content: before.lost_in(answers(content)), max_drop, lambda _: halved(len(row), promises))
     return replace(found, points=tuple(sorted((*found.points, *told.values()), key=lambda point: -point.bytes)))
 

@@ -86,9 +86,9 @@ class Trials:
         def holds(number: int) -> bool:
             return look(number).damage <= limit or number == 0
 
+        coarsest = number = promising(look)
         # What is larger than the ways out need not be tried.
         known = min(self._trial(number)[1] for number in range(WAYS_OUT) if holds(number))
-        coarsest = number = promising(look)
         while not holds(number) and self._trial(number)[1] < known:
             number -= 1
         held = [number for number in seen if number <= coarsest and holds(number)]
