@@ -17,8 +17,8 @@ Place = tuple[int, slice, int] | tuple[int] | EllipsisType
 # Steps beyond this cost so many bits more for every doubling, as a number coded by its length does.
 FARTHEST, BITS_BEYOND = 24, 2.0
 CELLS = 2 * FARTHEST + 1
-# What it takes to tell how often weights of one kind change, and how many of one row or column do.
-BITS_OF_A_KIND, BITS_OF_A_COUNT = 16, 2
+# What it takes to tell how often weights of one kind change, how many of one row or column do, and which way a row goes.
+BITS_OF_A_KIND, BITS_OF_A_COUNT, BITS_OF_A_DIRECTION = 16, 2, 1
 # A row or column of which this many changes are to be expected is taken at its word by half.
 CHANGES_TO_BELIEVE = 1.0
 
@@ -46,16 +46,17 @@ class LevelCosts:
 class ChangeCosts:
     """With a base: the bits of a step from the base's level, by the kind of that level; no step is nearly free.
 
-    Weights, whose levels are (groups, outputs, inputs), are also priced by how much changes in their row and column:
-    ``columns`` says how many neighbouring inputs are one column to the coder, 0 that there are none. ``told``: bits that it
-    takes to tell all that.
+    Weights, whose levels are (groups, outputs, inputs), are also priced by how much changes in their row and column, and by
+    whether they go the way of their row: ``columns`` says how many neighbouring inputs are one column to the coder, 0 that there
+    are none. ``told``: bits that it takes to tell all that.
     """
 
     def __init__(self, lattice: Lattice, levels: Integers, base: Integers, columns: int = 0) -> None:
         self._base, self._kinds = base, lattice.kind(base)
         steps = levels - base
         share = max(float((steps != 0).mean()), 0.5 / max(steps.size, 1))
-        cells = (self._kinds * CELLS + _cell(steps)).ravel()
+        self._directions = np.broadcast_to(_directions(steps) if columns else np.int64(1), base.shape)
+        cells = (self._kinds * CELLS + _cell(steps * self._directions)).ravel()
         counts = np.bincount(cells, minlength=lattice.kinds * CELLS).reshape(-1, CELLS).astype(np.float64)
         total = counts.sum(axis=1)
         # A kind that is seldom seen resembles the others.
@@ -69,14 +70,21 @@ class ChangeCosts:
             rates = rates * _activity(steps != 0, rates, columns)
         rates = np.clip(rates, 1e-5, 0.98)
         self._stays, self._changes = -np.log2(1 - rates), -np.log2(rates)
-        counted = base.shape[0] * base.shape[1] + base.shape[2] // columns if columns else 0
-        self.told = BITS_OF_A_KIND * int(np.count_nonzero(total)) + BITS_OF_A_COUNT * counted
+        self.told = BITS_OF_A_KIND * int(np.count_nonzero(total))
+        if columns:
+            rows = base.shape[0] * base.shape[1]
+            self.told += BITS_OF_A_COUNT * (rows + base.shape[2] // columns) + BITS_OF_A_DIRECTION * rows
 
     def __call__(self, candidates: Integers, place: Place) -> Doubles:
         base = self._base[place]
-        steps = candidates - base
+        steps = (candidates - base) * self._directions[place]
         changes = self._changes[place] + self._steps[self._kinds[place], _cell(steps)] + _bits_beyond(steps)
         return np.asarray(np.where(candidates == base, self._stays[place], changes))
+
+
+def _directions(steps: Integers) -> Integers:
+    """-1 for the rows that mostly go down, 1 for others, (groups, outputs, 1)."""
+    return np.where(np.sign(steps).sum(axis=2, keepdims=True) < 0, -1, 1)
 
 
 def _activity(moved: npt.NDArray[np.bool_], rates: Doubles, columns: int) -> Doubles:

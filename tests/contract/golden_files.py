@@ -26,8 +26,8 @@ from tests.contract.contents import content, small_network, sparse_codebook, ten
 FOLDER = Path(__file__).parent / "golden"
 # By name the codec; model.dfd is of before there were sparse changes.
 DELTAS = {f"{codec}.dfd": codec for codec in Codec} | {"sparse.dfd": Codec.MODEL}
-# Contents of their own, and whether their coders are those for pruning.
-SPARSE = {"sparse": False, "pruned": True}
+# Contents of their own, and the numbers of their coders.
+SPARSE = {"sparse": range(48, 60), "pruned": range(60, 62), "directed": range(62, 70)}
 
 
 def base() -> Content:
@@ -46,12 +46,12 @@ def new() -> Content:
     return Content(replace(old.manifest, version="1.1.0"), b"another graph", (changed, bias, moved, *rest[:-1], added))
 
 
-def sparse_ways(*, pruned: bool) -> tuple[Content, Content, bytes]:
-    """A base, its successor, and a delta in which every sparse coder, for pruning or not, has a tensor."""
+def sparse_ways(numbers: range) -> tuple[Content, Content, bytes]:
+    """A base, its successor, and a delta in which every sparse coder with one of these numbers has a tensor."""
     rng = np.random.default_rng(5)
     old, fresh, coders, sink = [], [], bytearray(), Sink()
-    for number, coder in enumerate(coder for coder in CODERS if coder.pruned is pruned):
-        before = sparse_codebook(f"w{coder.number}", (40, 8, 3, 3), seed=number)
+    for seed, coder in enumerate(coder for coder in CODERS if coder.number in numbers):
+        before = sparse_codebook(f"w{coder.number}", (40, 8, 3, 3), seed=seed)
         values = np.where(rng.random(before.shape) < rng.choice([0.03, 0.8]), before.values ^ 1, before.values)
         after = EncodedTensor(before.name, before.encoding, values, before.scale)
         if coder.by_weight:
@@ -73,8 +73,8 @@ def sparse_ways(*, pruned: bool) -> tuple[Content, Content, bytes]:
 def main() -> None:
     """Write the missing files."""
     files = {"base.dfc": base().data, "new.dfc": new().data, "base.dfm": encode_full(base())}
-    for name, pruned in SPARSE.items():
-        known, fresh, delta = sparse_ways(pruned=pruned)
+    for name, numbers in SPARSE.items():
+        known, fresh, delta = sparse_ways(numbers)
         files |= {f"{name}-base.dfc": known.data, f"{name}-new.dfc": fresh.data, f"every-{name}.dfd": delta}
     files |= {name: make_delta(base(), new(), codec).data for name, codec in DELTAS.items()}
     for name, data in files.items():

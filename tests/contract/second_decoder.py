@@ -323,21 +323,30 @@ def changes(number: int, new: Tensor, old: Tensor, numbering: Numbering, symbols
 def sparse(number: int, new: Tensor, old: Tensor, symbols: Symbols) -> list[Block]:
     """Blocks that fill in ``new.values`` one after the other."""
     numbering = Numbering(new.encoding, new.scale)
-    pruned = number >= 12
-    by_weight, by_context, activity = (number - 12, 0, 0) if pruned else (number // 6, number // 3 % 2, number % 3)
+    pruned, directed = number in (12, 13), number >= 14
+    by_weight, by_context, activity = number // 6, number // 3 % 2, number % 3
+    if pruned:
+        by_weight, by_context, activity = number - 12, 0, 0
+    if directed:
+        by_weight, by_context, activity = (number - 14) // 4, (number - 14) // 2 % 2, (number - 14) % 2 + 1
     predicted = predictions(new, old, numbering, by_weight)
     lengths = [symbols.partition(side, 33) for side in new.shape[:activity]]
+    moving = [row for row, length in enumerate(lengths[0]) if length] if directed else []
+    going_down = {row for row, down in zip(moving, symbols.partition(len(moving), 2), strict=True) if down}
+    row_size = math.prod(new.shape[1:])
     blocks = []
     for start in range(0, len(predicted), SIZE):
         block = predicted[start : start + SIZE]
         filled = [numbering.zero or 0 if p is None else p for p in block]
 
-        def finish(sent: dict[int, int], filled: list[int] = filled) -> None:
+        def finish(sent: dict[int, int], filled: list[int] = filled, start: int = start) -> None:
             if pruned:
                 assert numbering.zero is not None
                 filled = [numbering.zero if place in sent else p for place, p in enumerate(filled)]
                 sent = {place: step - 1 for place, step in sent.items()}
-            new.values += [numbering.value(stepped(p, sent.get(place, 0), numbering)) for place, p in enumerate(filled)]
+            for place, p in enumerate(filled):
+                down = bool(going_down) and (start + place) // row_size in going_down
+                new.values.append(numbering.value(stepped(p, sent.get(place, 0), numbering, down=down)))
 
         kinds, contexts = contexts_of(block, start, new.shape, lengths, numbering)
         count = 14 if new.encoding == 4 else 3
@@ -415,14 +424,15 @@ def steps(predicted: list[int], contexts: list[int], kinds: list[int], numbering
     yield from (stepped(p, step, numbering) for p, step in zip(predicted, sent, strict=True))
 
 
-def stepped(p: int, sent: int, numbering: Numbering) -> int:
+def stepped(p: int, sent: int, numbering: Numbering, *, down: bool = False) -> int:
+    sign = -1 if down else 1
     if numbering.alphabet is None:
-        return p + unzigzag(sent)
+        return p + sign * unzigzag(sent)
     alphabet, half, step = numbering.alphabet, numbering.alphabet // 2, sent
     if numbering.zero is not None and p != numbering.zero:
-        to_zero = zigzag((numbering.zero - p + half) % alphabet - half)
+        to_zero = zigzag((sign * (numbering.zero - p) + half) % alphabet - half)
         step = to_zero if sent == 1 else sent - 1 if 2 <= sent <= to_zero else sent
-    return (p + unzigzag(step)) % alphabet
+    return (p + sign * unzigzag(step)) % alphabet
 
 
 def replacements(

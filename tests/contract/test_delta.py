@@ -370,9 +370,28 @@ def test_pruning_what_is_small_costs_a_fraction_of_telling_which_weights_go(enco
     assert second_decoder.decode_delta(delta, base.data) == new.data
 
 
+@pytest.mark.parametrize("encoding", [Encoding.CODEBOOK, Encoding.GRID8, Encoding.GRID16])
+def test_rows_that_go_one_way_tell_it_once(encoding: Encoding) -> None:
+    """The same weights change; which way costs a bit for each of them, or for each row."""
+    rng = np.random.default_rng(17)
+    entries = np.linspace(-1, 1, 128) if encoding is Encoding.CODEBOOK else [0.01]
+    old = tensor("w", encoding, rng.integers(20, 100, (64, 16, 3, 3)), entries)
+    changes = rng.random(old.shape) < 0.1
+    costs = {}
+    for name, shape in (("weights", old.shape), ("rows", (64, 1, 1, 1))):
+        steps = changes * rng.choice([-1, 1], shape)
+        fresh = tensor("w", encoding, old.values + steps, old.scale)
+        costs[name] = _size(content(old), content(fresh))
+        for number, sink in _every_way(old, fresh):
+            data, single = _delta_of_one_tensor(content(old), content(fresh), fresh, number, sink)
+            assert apply_delta(content(old), data).data == single.data
+            assert number < 62 or second_decoder.decode_delta(data, content(old).data) == single.data
+    assert costs["weights"] - costs["rows"] > 0.8 * (changes.sum() - 64) / 8
+
+
 def test_every_change_coder_has_its_own_number() -> None:
     assert [coder.number for coder in changes.CODERS] == list(range(32, 44))
-    assert [coder.number for coder in sparse.CODERS] == [48, 49, 50, 52, 53, 54, 55, 56, 58, 59, 60, 61]
+    assert [coder.number for coder in sparse.CODERS] == [48, 49, 50, 52, 53, 54, 55, 56, 58, 59, *range(60, 70)]
 
 
 def test_counterfactuals_tell_what_other_ways_cost() -> None:

@@ -32,7 +32,7 @@ from model_registry.deltas import make_delta
 
 Decode = Callable[[bytes], Content]
 
-CODER_NUMBERS = range(64)
+CODER_NUMBERS = range(72)
 NOISE_BYTES = 600
 # Both zeros, infinities, subnormals, NaNs with payloads and either sign.
 AWKWARD = (0, 0x80000000, 0x7F800000, 0xFF800000, 1, 0x80000001, 0x7FC00001, 0xFFC12345, 0x7F800001, 0x3F800000)
@@ -77,8 +77,9 @@ def _network(seed: int, version: str) -> Content:
     rng = np.random.default_rng(seed)
     return _content(
         version,
-        _codebook("conv.weight", (8, 4, 3, 3), seed=seed),
-        _tensor("conv.bias", Encoding.GRID8, rng.integers(-127, 128, 8), [0.01]),
+        # Large enough for sparse changes by row and column.
+        _codebook("conv.weight", (16, 4, 3, 3), seed=seed),
+        _tensor("conv.bias", Encoding.GRID8, rng.integers(-127, 128, 16), [0.01]),
         _tensor("wide.weight", Encoding.GRID16, rng.integers(-900, 900, (4, 20)), rng.random(4) + 0.5),
         _tensor("half.weight", Encoding.FLOAT16, rng.standard_normal((6, 7))),
         _tensor("full.weight", Encoding.FLOAT32, rng.standard_normal((5, 6))),
@@ -109,8 +110,8 @@ def _reshaped() -> Content:
     rng = np.random.default_rng(11)
     return _content(
         "2.0.0",
-        _codebook("conv.weight", (10, 4, 3, 3), seed=5, entries=17),
-        _tensor("conv.bias", Encoding.FLOAT16, rng.standard_normal(9)),
+        _codebook("conv.weight", (18, 4, 3, 3), seed=5, entries=17),
+        _tensor("conv.bias", Encoding.FLOAT16, rng.standard_normal(17)),
         _tensor("wide.weight", Encoding.GRID8, rng.integers(-90, 90, (3, 20)), rng.random(3) + 0.5),
         _codebook("half.weight", (6, 7), seed=6),
         _tensor("full.weight", Encoding.GRID16, rng.integers(-90, 90, 30), [0.02]),

@@ -52,6 +52,11 @@ class Contexts:
     def read(self, reader: SymbolReader) -> None:
         self._activity = [reader.partition(length, ALPHABET, np.uint8) for length in self._lengths]
 
+    @property
+    def changing_rows(self) -> npt.NDArray[np.bool_]:
+        """In which rows values change; there has to be an activity of rows."""
+        return np.asarray(self._activity[0] > 0)
+
     def of(self, kinds: npt.NDArray[np.uint8], count: int, part: slice) -> tuple[Integers, int]:
         """The context of every value of a block, given ``kinds`` 0..count-1, and how many contexts there are.
 

@@ -14,17 +14,18 @@ from itertools import product
 import numpy as np
 
 from model_registry.contract.codecs.activity import Activity, Contexts
+from model_registry.contract.codecs.directions import Directions, Flags
 from model_registry.contract.codecs.integers import Array, IntegerView
 from model_registry.contract.codecs.places import Alike, Places, Sorted
 from model_registry.contract.codecs.pools import SIZE, Changes, Long, Steps
 from model_registry.contract.codecs.prediction import MAGNITUDES, Prediction, predict, predicts
 from model_registry.contract.codecs.sections import Sink, Source
-from model_registry.contract.codecs.steps import from_steps, to_steps
+from model_registry.contract.codecs.steps import from_steps, mirrored, to_steps
 from model_registry.contract.entropy import Integers, unzigzag, zigzag
 from model_registry.contract.errors import MalformedArtifact, UnsupportedArtifact
 from model_registry.contract.tensors import EncodedTensor
 
-FIRST_SPARSE, FIRST_PRUNED = 48, 60
+FIRST_SPARSE, FIRST_PRUNED, FIRST_DIRECTED = 48, 60, 62
 # Tensors with fewer values do not earn tables of their own alphabet; blocks with fewer have one context.
 SMALL, FEW = 4096, 512
 
@@ -35,15 +36,19 @@ class SparseCoder:
 
     ``by_context``: a step stands in the whole context of its value, not in that of its kind alone.
     ``pruned``: places stand in contexts by magnitude, and steps are those from zero; the number is 60 + by_weight then.
+    ``directed``: rows send which way they go (directions.py); 62 + 4 by_weight + 2 by_context + activity - 1.
     """
 
     by_weight: bool
     by_context: bool = False
     activity: Activity = Activity.NONE
     pruned: bool = False
+    directed: bool = False
 
     @property
     def number(self) -> int:
+        if self.directed:
+            return FIRST_DIRECTED + 4 * self.by_weight + 2 * self.by_context + self.activity - 1
         if self.pruned:
             return FIRST_PRUNED + self.by_weight
         return FIRST_SPARSE + 6 * self.by_weight + 3 * self.by_context + self.activity
@@ -62,6 +67,10 @@ CODERS = (
         if activity or not by_context
     ),
     *(SparseCoder(by_weight, pruned=True) for by_weight in (False, True)),
+    *(
+        SparseCoder(by_weight, by_context, activity, directed=True)
+        for by_weight, by_context, activity in product((False, True), (False, True), (Activity.ROWS, Activity.ROWS_AND_COLUMNS))
+    ),
 )
 
 
@@ -78,9 +87,9 @@ def encode_sparse(prediction: Prediction, values: Array, *, by_weight: bool) -> 
     """Every way of telling how ``values`` differ from their ``prediction``, by number."""
     for coder in CODERS:
         if coder.by_weight is by_weight and coder.fits(prediction.new, values.shape):
-            sink, contexts, flat = Sink(), Contexts(values.shape, coder.activity), values.ravel()
-            contexts.write(sink.symbols, prediction, flat)
-            sink.changes += [_changes(_Expected(prediction, contexts, coder, p), flat[p]) for p in _blocks(flat.size)]
+            sink, told, flat = Sink(), _Told(coder, values.shape), values.ravel()
+            told.write(sink, prediction, flat)
+            sink.changes += [_changes(_Expected(prediction, told, p), flat[p]) for p in _blocks(flat.size)]
             yield coder.number, sink
 
 
@@ -93,9 +102,9 @@ def decode_sparse(
         raise UnsupportedArtifact(f"unknown coder {number} for {view.encoding.name}", remedy="update this program")
     if old is None or not predicts(old, view, shape, by_weight=coder.by_weight):
         raise MalformedArtifact("changes are coded against a tensor that the base does not have, or not like this")
-    contexts, values = Contexts(shape, coder.activity), np.zeros(shape, view.encoding.dtype)
-    contexts.read(source.symbols)
-    tensor = _Tensor(old, view, coder, contexts, values)
+    told, values = _Told(coder, shape), np.zeros(shape, view.encoding.dtype)
+    told.read(source)
+    tensor = _Tensor(old, view, told, values)
     source.pending += [_Block(tensor, part) for part in _blocks(values.size)]
     return values
 
@@ -105,22 +114,40 @@ def _blocks(size: int) -> Iterator[slice]:
         yield slice(start, min(start + SIZE, size))
 
 
+class _Told:
+    """What is told of a tensor of ``shape`` before its changes."""
+
+    def __init__(self, coder: SparseCoder, shape: tuple[int, ...]) -> None:
+        self.coder = coder
+        self.contexts = Contexts(shape, coder.activity)
+        self.directions = Directions(shape) if coder.directed else None
+
+    def write(self, sink: Sink, prediction: Prediction, values: Array) -> None:
+        self.contexts.write(sink.symbols, prediction, values)
+        if self.directions:
+            self.directions.write(sink.symbols, self.contexts.changing_rows, prediction, values)
+
+    def read(self, source: Source) -> None:
+        self.contexts.read(source.symbols)
+        if self.directions:
+            self.directions.read(source.symbols, self.contexts.changing_rows)
+
+
 @dataclass(slots=True, eq=False)
 class _Tensor:
     """One whose ``values`` wait for their changes; its prediction is there from its first block that is opened to its last."""
 
     old: EncodedTensor
     view: IntegerView
-    coder: SparseCoder
-    contexts: Contexts
+    told: _Told
     values: Array
     prediction: Prediction | None = None
 
     def open(self, part: slice) -> _Opened:
-        prediction = self.prediction or predict(self.old, self.view, self.values.shape, by_weight=self.coder.by_weight)
+        prediction = self.prediction or predict(self.old, self.view, self.values.shape, by_weight=self.told.coder.by_weight)
         assert prediction is not None
         self.prediction = prediction if part.stop < self.values.size else None
-        return _Opened(_Expected(prediction, self.contexts, self.coder, part), self.values.reshape(-1)[part])
+        return _Opened(_Expected(prediction, self.told, part), self.values.reshape(-1)[part])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -144,9 +171,11 @@ class _Expected:
     ``of_steps``: the context that a value's step stands in, one of ``step_contexts``.
     """
 
-    def __init__(self, prediction: Prediction, contexts: Contexts, coder: SparseCoder, part: slice) -> None:
+    def __init__(self, prediction: Prediction, told: _Told, part: slice) -> None:
+        coder = told.coder
         self.view = prediction.new
         self.block = prediction.block(part)
+        self._start, self._directions = part.start, told.directions
         self._pruned = coder.pruned
         self.step_contexts = 1
         self.of_steps: Integers = np.zeros(self.block.index.size, np.uint8)
@@ -157,26 +186,27 @@ class _Expected:
             self.places = Sorted(self.block.magnitudes(), MAGNITUDES)
             return
         kinds = self.block.kinds()
-        found, count = contexts.of(kinds, prediction.kinds, part)
+        found, count = told.contexts.of(kinds, prediction.kinds, part)
         self.places = Sorted(found, count)
         self.of_steps = found if coder.by_context else kinds
         self.step_contexts = count if coder.by_context else prediction.kinds
 
     def steps(self, integers: Integers, places: Long) -> Integers:
         """The steps, from 1 on, that lead to ``integers`` at these places."""
-        before, alphabet = self._before(places), self.view.alphabet
-        steps = to_steps(integers, before, alphabet, self.view.zero) if alphabet else zigzag(integers - before)
-        return steps + self._pruned
+        before, down, alphabet = self._before(places), self._down(places), self.view.alphabet
+        if alphabet is None:
+            return zigzag(mirrored(integers - before, down)) + self._pruned
+        return to_steps(integers, before, alphabet, self.view.zero, down) + self._pruned
 
     def stepped(self, steps: Steps, places: Long) -> Integers:
         """The inverse of ``steps``. Raises MalformedArtifact for those that lead out of the values' type or alphabet."""
-        before, alphabet = self._before(places), self.view.alphabet
+        before, down, alphabet = self._before(places), self._down(places), self.view.alphabet
         steps = steps - self._pruned
         if alphabet is None:
-            after: Integers = before + unzigzag(steps.astype(np.int64))
+            after: Integers = before + mirrored(unzigzag(steps.astype(np.int64)), down)
             fits = (after == after.astype(self.view.encoding.dtype)).all()
         else:
-            after = from_steps(steps, before, alphabet, self.view.zero)
+            after = from_steps(steps, before, alphabet, self.view.zero, down)
             fits = (steps < alphabet).all()
         if not fits:
             raise MalformedArtifact("a change leads beyond what its tensor can hold")
@@ -185,6 +215,9 @@ class _Expected:
     def _before(self, places: Long) -> Integers:
         """What steps lead from: no step from the prediction is none, while one from zero may be."""
         return np.full(places.size, self.view.zero, self.view.dtype) if self._pruned else self.block.at(places)
+
+    def _down(self, places: Long) -> Flags | None:
+        return self._directions.down(self._start + places) if self._directions else None
 
 
 def _changes(expected: _Expected, values: Array) -> Changes:

@@ -82,3 +82,18 @@ def test_one_more_change_is_cheap_where_many_are_and_the_coder_asks_what_is_beli
     sink = Sink()
     encode_tensor(before, after, sink)
     assert sink.cost / COST_UNIT == pytest.approx(float(costs(moved, ...).sum()) + costs.told, rel=0.15)
+
+
+def test_a_change_that_goes_the_way_of_its_row_is_cheap_and_costs_what_the_coder_asks() -> None:
+    rng = np.random.default_rng(4)
+    base = GRID.nearest(rng.uniform(-1, 1, (1, 200, 90)))
+    ways = rng.choice([-1, 1], (1, 200, 1))
+    moved = base + np.where(rng.random(base.shape) < 0.1, ways, 0)
+    moved[0, 0, 0] = base[0, 0, 0]
+    costs = ChangeCosts(GRID, moved, base, columns=1)
+    along, against = (float(costs(base + sign * ways, ...)[0, 0, 0]) for sign in (1, -1))
+    assert against - along > 8
+    sink = Sink()
+    before, after = (grid_tensor("w", levels[0], GRID.step) for levels in (base, moved))
+    encode_tensor(before, after, sink)
+    assert sink.cost / COST_UNIT == pytest.approx(float(costs(moved, ...).sum()) + costs.told, rel=0.05)
