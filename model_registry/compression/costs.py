@@ -47,8 +47,8 @@ class ChangeCosts:
     """With a base: the bits of a step from the base's level, by the kind of that level; no step is nearly free.
 
     Weights, whose levels are (groups, outputs, inputs), are also priced by how much changes in their row and column, and by
-    whether they go the way of their row: ``columns`` says how many neighbouring inputs are one column to the coder, 0 that there
-    are none. ``told``: bits that it takes to tell all that.
+    whether they go the way of their row: ``columns`` says how many neighbouring inputs are one column to the coder, 0 that
+    there are none. ``told``: bits that it takes to tell all that.
     """
 
     def __init__(self, lattice: Lattice, levels: Integers, base: Integers, columns: int = 0) -> None:
