@@ -60,13 +60,15 @@ class Contexts:
     def of(self, kinds: npt.NDArray[np.uint8], count: int, part: slice) -> tuple[Integers, int]:
         """The context of every value of a block, given ``kinds`` 0..count-1, and how many contexts there are.
 
-        Where nothing is coded the context is this number. Takes time and memory by the block, however large the tensor is.
+        Where nothing is coded the context is this number or more. Takes time and memory by the block, however large the tensor
+        is.
         """
         if not self._activity:
             return kinds, count
         touched, none = self._touched(part), (MOST + 1) * count
         contexts = self._spread_out(self._crossings(touched, count), touched, part)
-        np.add(contexts, kinds, out=contexts, where=contexts < none)
+        # Everywhere, though where nothing is coded it does not matter: their type has room for it.
+        contexts += kinds
         return contexts, none
 
     def _touched(self, part: slice) -> slice:

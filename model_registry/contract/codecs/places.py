@@ -1,7 +1,7 @@
 """Where the values of a block stand, in the order of their contexts.
 
 A reader looks up few of many places. Fresh memory costs more than sorting, so a block is sorted in stretches, of which little
-is kept, and never put together.
+is kept.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ class Sorted:
 
     def __init__(self, contexts: Integers, count: int) -> None:
         wanted = np.arange(count + 1).astype(context_type(count))
-        orders, found = [], []
+        self._order, found = np.empty(contexts.size, np.uint16), []
         for start in range(0, max(contexts.size, 1), STRETCH):
             stretch = contexts[start : start + STRETCH].astype(context_type(count), copy=False)
-            order = np.argsort(stretch, kind="stable")
-            orders.append(order.astype(np.uint16))
-            found.append(np.searchsorted(stretch, wanted, sorter=order))
-        self._order, bounds = np.concatenate(orders), np.array(found)
+            order = stretch.argsort(kind="stable")
+            self._order[start : start + STRETCH] = order
+            found.append(stretch.searchsorted(wanted, sorter=order))
+        bounds = np.array(found)
         sizes = bounds[:, 1:] - bounds[:, :-1]
         occurring = np.flatnonzero(sizes.any(axis=0))
         self.room: Long = sizes[:, occurring].sum(axis=0)

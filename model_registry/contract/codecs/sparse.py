@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
+import numpy.typing as npt
 
 from model_registry.contract.codecs.activity import Activity, Contexts
-from model_registry.contract.codecs.directions import Directions, Flags
+from model_registry.contract.codecs.directions import Directions
 from model_registry.contract.codecs.integers import Array, IntegerView
 from model_registry.contract.codecs.places import Alike, Places, Sorted
 from model_registry.contract.codecs.pools import SIZE, Changes, Long, Steps
@@ -193,20 +194,20 @@ class _Expected:
 
     def steps(self, integers: Integers, places: Long) -> Integers:
         """The steps, from 1 on, that lead to ``integers`` at these places."""
-        before, down, alphabet = self._before(places), self._down(places), self.view.alphabet
+        before, ways, alphabet = self._before(places), self._ways(places), self.view.alphabet
         if alphabet is None:
-            return zigzag(mirrored(integers - before, down)) + self._pruned
-        return to_steps(integers, before, alphabet, self.view.zero, down) + self._pruned
+            return zigzag(mirrored(integers - before, ways)) + self._pruned
+        return to_steps(integers, before, alphabet, self.view.zero, ways) + self._pruned
 
     def stepped(self, steps: Steps, places: Long) -> Integers:
         """The inverse of ``steps``. Raises MalformedArtifact for those that lead out of the values' type or alphabet."""
-        before, down, alphabet = self._before(places), self._down(places), self.view.alphabet
+        before, ways, alphabet = self._before(places), self._ways(places), self.view.alphabet
         steps = steps - self._pruned
         if alphabet is None:
-            after: Integers = before + mirrored(unzigzag(steps.astype(np.int64)), down)
+            after: Integers = before + mirrored(unzigzag(steps.astype(np.int64)), ways)
             fits = (after == after.astype(self.view.encoding.dtype)).all()
         else:
-            after = from_steps(steps, before, alphabet, self.view.zero, down)
+            after = from_steps(steps, before, alphabet, self.view.zero, ways)
             fits = (steps < alphabet).all()
         if not fits:
             raise MalformedArtifact("a change leads beyond what its tensor can hold")
@@ -216,8 +217,8 @@ class _Expected:
         """What steps lead from: no step from the prediction is none, while one from zero may be."""
         return np.full(places.size, self.view.zero, self.view.dtype) if self._pruned else self.block.at(places)
 
-    def _down(self, places: Long) -> Flags | None:
-        return self._directions.down(self._start + places) if self._directions else None
+    def _ways(self, places: Long) -> npt.NDArray[np.int16] | None:
+        return self._directions.at(self._start + places) if self._directions else None
 
 
 def _changes(expected: _Expected, values: Array) -> Changes:
