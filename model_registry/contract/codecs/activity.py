@@ -98,6 +98,8 @@ class Contexts:
     def _spread_out(self, crossings: Integers, touched: slice, part: slice) -> Integers:
         """A number for each crossing that is touched as a number for each value of a block."""
         width, size = self._width, part.stop - part.start
+        if width == 1:
+            return crossings
         before = part.start - touched.start * width
         if crossings.size <= 2:
             first = min(width - before, size)
