@@ -8,6 +8,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -19,16 +20,19 @@ from model_registry.bench.fuzzing.heads import LooseHead
 from model_registry.bench.fuzzing.mutations import Bases, mutate, unpack
 from model_registry.bench.fuzzing.runs import fuzz
 from model_registry.bench.fuzzing.seeds import delta_seeds, known_contents
+from model_registry.bench.fuzzing.streams import exchanged
 from model_registry.bench.fuzzing.target import FIXED_BYTES, LIMITS, Finding, Target
 from model_registry.contract.codecs import changes, sparse
 from model_registry.contract.codecs.values import ValueCoder
 from model_registry.contract.content import Content
+from model_registry.contract.delta import apply_delta
 from model_registry.contract.errors import MalformedArtifact
 from model_registry.contract.full import encode_full
 
 PROGRAM = Path(sys.executable).with_name("deltafleet")
 # Twice as many as there are seeds, which come first.
 INPUTS = 2600
+CHANGE_CODERS = {coder.number for coder in changes.CODERS} | {coder.number for coder in sparse.CODERS}
 
 
 @pytest.mark.parametrize("decoder", list(Decoder))
@@ -58,9 +62,25 @@ def test_natural_seeds_decode_and_forced_ones_reach_every_coder() -> None:
     for artifact in forced:
         ended[target.run(artifact)] += 1
         reached.add(_coder(artifact, target.bases))
-    assert reached >= {coder.number for coder in changes.CODERS} | {coder.number for coder in sparse.CODERS} | set(ValueCoder)
+    assert reached >= CHANGE_CODERS | set(ValueCoder)
     # Through every coder to the digest: no seed gets further without a key.
     assert ended["ContentMismatch"] > 200
+
+
+def test_forced_seeds_carry_symbols_and_exchanged_streams_are_others() -> None:
+    """Without symbols every decoder stops at its first table, and nothing behind it is searched."""
+    target = Target(traced_every=1000)
+    natural, forced = delta_seeds()
+    carrying = [artifact for artifact in forced if unpack(artifact, target.bases).words]
+    assert len(carrying) > len(forced) / 3
+    assert {_coder(artifact, target.bases) for artifact in carrying} >= CHANGE_CODERS
+    old = target.bases.contents[0]
+    deltas = [artifact for artifact in natural if artifact[4] == 0 and artifact[5:37].hex() == old.sha256]
+    assert len(deltas) == 3
+    for delta in deltas:
+        streams = {exchanged(random.Random(seed), partial(apply_delta, old, delta)) for seed in range(20)}
+        assert len(streams) > 10
+        assert min(map(len, streams)) > len(unpack(delta, target.bases).words) / 2
 
 
 def _coder(artifact: bytes, bases: Bases) -> int:

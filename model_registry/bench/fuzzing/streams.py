@@ -27,7 +27,12 @@ class _Inventor:
     def __init__(self, rng: random.Random, notes: list[Note]) -> None:
         self._rng, self._notes, self._left = rng, notes, MAX_SYMBOLS
 
-    def decode(self, model: Any, size: int) -> Any:
+    def decode(self, model: Any, size: int | None = None) -> Any:
+        symbols = self._invent(1 if size is None else size)
+        self._notes.append((symbols, model))
+        return symbols if size is not None else int(symbols[0])
+
+    def _invent(self, size: int) -> np.ndarray[Any, np.dtype[np.int32]]:
         self._left -= size
         if self._left < 0:
             raise ValueError("a stream long enough")
@@ -39,7 +44,6 @@ class _Inventor:
         elif kind != "z":
             noise = np.frombuffer(self._rng.randbytes(size), np.uint8)
             symbols += noise % (2 if kind == "c" else 16)
-        self._notes.append((symbols, model))
         return symbols
 
     def is_empty(self) -> bool:
@@ -52,10 +56,10 @@ class _Listener:
     def __init__(self, words: Any, notes: list[Note]) -> None:
         self._coder, self._notes = REAL_CODER(words), notes
 
-    def decode(self, model: Any, size: int) -> Any:
-        symbols = self._coder.decode(model, size)
+    def decode(self, model: Any, size: int | None = None) -> Any:
+        symbols = self._coder.decode(model, 1 if size is None else size)
         self._notes.append((symbols.copy(), model))
-        return symbols
+        return symbols if size is not None else int(symbols[0])
 
     def is_empty(self) -> bool:
         return bool(self._coder.is_empty())

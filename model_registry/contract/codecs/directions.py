@@ -18,29 +18,28 @@ from model_registry.contract.codecs.prediction import Prediction
 from model_registry.contract.entropy import SymbolReader, SymbolWriter
 
 Flags = npt.NDArray[np.bool_]
-UP, DOWN = 1, -1
 
 
 class Directions:
     """Of a tensor of ``shape``, which has values and at least one axis; all up until they are written or read."""
 
     def __init__(self, shape: tuple[int, ...]) -> None:
-        self._rows = np.full(shape[0], UP, np.int16)
+        self._down = np.zeros(shape[0], np.bool_)
         self._row_size = math.prod(shape[1:])
 
     def write(self, writer: SymbolWriter, changing: Flags, prediction: Prediction, values: Array) -> None:
         """Measure and send those of the rows that are ``changing``, given flat ``values``."""
-        balance = np.zeros(self._rows.size)
+        balance = np.zeros(self._down.size)
         for part in blocks(values.size):
             steps = prediction.new.integers(values[part]).astype(np.int64) - prediction.integers(part)
             rows = np.arange(part.start, part.stop) // self._row_size
-            balance += np.bincount(rows, np.sign(steps), self._rows.size)
-        self._rows[balance < 0] = DOWN
-        writer.partition((self._rows[changing] == DOWN).astype(np.int64), 2)
+            balance += np.bincount(rows, np.sign(steps), self._down.size)
+        self._down = balance < 0
+        writer.partition(self._down[changing].astype(np.int64), 2)
 
     def read(self, reader: SymbolReader, changing: Flags) -> None:
-        self._rows[changing] = np.where(reader.partition(int(changing.sum()), 2, np.bool_), DOWN, UP)
+        self._down[changing] = reader.partition(int(np.count_nonzero(changing)), 2, np.bool_)
 
-    def at(self, places: npt.NDArray[np.int64]) -> npt.NDArray[np.int16]:
-        """``UP`` or ``DOWN`` for each of the flat ``places``."""
-        return np.asarray(self._rows[places // self._row_size])
+    def at(self, places: npt.NDArray[np.int64]) -> npt.NDArray[np.int8]:
+        """1 for up and -1 for down, for each of the flat ``places``."""
+        return np.asarray(1 - 2 * self._down[places // self._row_size].view(np.int8))

@@ -194,20 +194,20 @@ class _Expected:
 
     def steps(self, integers: Integers, places: Long) -> Integers:
         """The steps, from 1 on, that lead to ``integers`` at these places."""
-        before, ways, alphabet = self._before(places), self._ways(places), self.view.alphabet
+        before, signs, alphabet = self._before(places), self._directions_at(places), self.view.alphabet
         if alphabet is None:
-            return zigzag(mirrored(integers - before, ways)) + self._pruned
-        return to_steps(integers, before, alphabet, self.view.zero, ways) + self._pruned
+            return zigzag(mirrored(integers - before, signs)) + self._pruned
+        return to_steps(integers, before, alphabet, self.view.zero, signs) + self._pruned
 
     def stepped(self, steps: Steps, places: Long) -> Integers:
         """The inverse of ``steps``. Raises MalformedArtifact for those that lead out of the values' type or alphabet."""
-        before, ways, alphabet = self._before(places), self._ways(places), self.view.alphabet
+        before, signs, alphabet = self._before(places), self._directions_at(places), self.view.alphabet
         steps = steps - self._pruned
         if alphabet is None:
-            after: Integers = before + mirrored(unzigzag(steps.astype(np.int64)), ways)
+            after: Integers = before + mirrored(unzigzag(steps.astype(np.int64)), signs)
             fits = (after == after.astype(self.view.encoding.dtype)).all()
         else:
-            after = from_steps(steps, before, alphabet, self.view.zero, ways)
+            after = from_steps(steps, before, alphabet, self.view.zero, signs)
             fits = (steps < alphabet).all()
         if not fits:
             raise MalformedArtifact("a change leads beyond what its tensor can hold")
@@ -217,7 +217,7 @@ class _Expected:
         """What steps lead from: no step from the prediction is none, while one from zero may be."""
         return np.full(places.size, self.view.zero, self.view.dtype) if self._pruned else self.block.at(places)
 
-    def _ways(self, places: Long) -> npt.NDArray[np.int16] | None:
+    def _directions_at(self, places: Long) -> npt.NDArray[np.int8] | None:
         return self._directions.at(self._start + places) if self._directions else None
 
 
