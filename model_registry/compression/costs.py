@@ -55,7 +55,8 @@ class ChangeCosts:
         self._base, self._kinds = base, lattice.kind(base)
         steps = levels - base
         share = max(float((steps != 0).mean()), 0.5 / max(steps.size, 1))
-        self._directions = np.broadcast_to(_directions(steps) if columns else np.int64(1), base.shape)
+        directions = _directions(steps) if columns else np.ones(1, np.int64)
+        self._directions = np.broadcast_to(np.where(directions < 0, -1, 1), base.shape)
         cells = (self._kinds * CELLS + _cell(steps * self._directions)).ravel()
         counts = np.bincount(cells, minlength=lattice.kinds * CELLS).reshape(-1, CELLS).astype(np.float64)
         total = counts.sum(axis=1)
@@ -64,7 +65,11 @@ class ChangeCosts:
         counts[:, FARTHEST] = 0
         overall = counts.sum(axis=0) + 0.05
         counts += 2 * overall / overall.sum()
-        self._steps = -np.log2(counts / counts.sum(axis=1, keepdims=True))
+        bits = -np.log2(counts / counts.sum(axis=1, keepdims=True))
+        # A row that goes no way yet may take either.
+        along = bits[:, FARTHEST:]
+        self._steps = np.concatenate([bits, np.concatenate([along[:, :0:-1], along], axis=1)])
+        self._tables = self._kinds + lattice.kinds * (directions == 0)
         rates = changed[self._kinds]
         if columns:
             rates = rates * _activity(steps != 0, rates, columns)
@@ -78,13 +83,13 @@ class ChangeCosts:
     def __call__(self, candidates: Integers, place: Place) -> Doubles:
         base = self._base[place]
         steps = (candidates - base) * self._directions[place]
-        changes = self._changes[place] + self._steps[self._kinds[place], _cell(steps)] + _bits_beyond(steps)
+        changes = self._changes[place] + self._steps[self._tables[place], _cell(steps)] + _bits_beyond(steps)
         return np.asarray(np.where(candidates == base, self._stays[place], changes))
 
 
 def _directions(steps: Integers) -> Integers:
-    """-1 for the rows that mostly go down, 1 for others, (groups, outputs, 1)."""
-    return np.where(np.sign(steps).sum(axis=2, keepdims=True) < 0, -1, 1)
+    """Which way most of each row goes: up 1, down -1, none 0; (groups, outputs, 1)."""
+    return np.asarray(np.sign(np.sign(steps).sum(axis=2, keepdims=True)))
 
 
 def _activity(moved: npt.NDArray[np.bool_], rates: Doubles, columns: int) -> Doubles:
