@@ -67,7 +67,7 @@ class Contexts:
             return kinds, count
         touched, none = self._touched(part), (MOST + 1) * count
         contexts = self._spread_out(self._crossings(touched, count), touched, part)
-        # Everywhere, though where nothing is coded it does not matter: their type has room for it.
+        # Everywhere, which is quicker than where something is coded; a type for 16 x count contexts has room for count more.
         contexts += kinds
         return contexts, none
 
