@@ -37,7 +37,8 @@ class SparseCoder:
 
     ``by_context``: a step stands in the whole context of its value, not in that of its kind alone.
     ``pruned``: places stand in contexts by magnitude, and steps are those from zero; the number is 60 + by_weight then.
-    ``directed``: rows send which way they go (directions.py), which needs activity; 62 + 4 by_weight + 2 by_context + activity - 1.
+    ``directed``: rows send which way they go (directions.py), which needs activity; the number is 62 + 4 by_weight +
+    2 by_context + activity - 1.
     """
 
     by_weight: bool
