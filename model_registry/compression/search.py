@@ -15,9 +15,9 @@ that which ships is measured at both.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -26,8 +26,9 @@ import numpy as np
 import numpy.typing as npt
 
 from model_registry.compression.calibration import Calibration, calibrate_layers, joined
-from model_registry.compression.divergence import log_softmax, mean_divergence, telling_temperature
+from model_registry.compression.divergence import log_softmax
 from model_registry.compression.expectation import OCTAVE, coarsest, halved
+from model_registry.compression.judges import Everyone, Judges, finite
 from model_registry.compression.pipeline import SourceNetwork, compress, untouched
 from model_registry.compression.quantization import Setting
 from model_registry.compression.rounding import Compensated, coherence_of
@@ -35,13 +36,12 @@ from model_registry.compression.settling import settle
 from model_registry.compression.trials import WAYS_OUT, AnySetting, Look, Point, Progress, Search, Trials, travelling
 from model_registry.compression.updates import LOST_LIMIT
 from model_registry.contract.content import Content
-from model_registry.contract.errors import ManifestRefused, ModelUnusable
+from model_registry.contract.errors import ManifestRefused
 from model_registry.contract.full import encode_full
 from model_registry.contract.preprocessing import Preprocessing
 from model_registry.contract.tensors import Encoding
 from model_registry.models.evaluation import (
     Sample,
-    all_logits,
     content_engine,
     labelled_logits,
     pictures,
@@ -58,6 +58,8 @@ PRICES = tuple(float(f"{1e-10 * 2 ** (n / OCTAVE):.3g}") for n in range(179))
 # A mean divergence of a hundredth of a nat changes about one answer in twenty where the network itself is undecided.
 MAX_DIVERGENCE = 0.01
 MAX_PICTURES = 500
+# A handful of pictures can make up all that an update does to the answers: the more are asked, the more of them are met.
+MAX_WITNESSES = 4000
 # Every second picture judges and is not calibrated on: on those that it has seen, rounding loses down to half as much.
 JUDGE_EVERY = 2
 # Whatever trained the network may have seen the pictures, and moved its answers to them further than to others: on pictures
@@ -75,69 +77,109 @@ REPAIRS = 10
 def calibrate(
     network: SourceNetwork, folder: Path, *, base: Content | None, progress: Progress, max_lost: float = LOST_LIMIT
 ) -> Search:
-    """The smallest artifact that is true on up to 500 pictures of ``folder``: one half calibrates, the other judges.
+    """The smallest artifact that is true on the pictures of ``folder``: 250 at most calibrate, as many judge every setting, and
+    up to 4,000 more tell whether what was chosen holds.
 
-    Without a base: the full artifact whose answers are expected to diverge by at most 0.01 nats on average, calibrated on all
-    once its price is known, which only brings it nearer. With one: the delta that loses at most the share ``max_lost`` of the
-    update, and is expected to lose 0.6 of that on these pictures, so that it holds elsewhere. It is counted above the *noise*:
-    what the base's encoding of untouched tensors costs. Where that takes a tenth of a full artifact, because a coarse base errs
-    more than the update brings, noise is what compressing the new network like the base's line loses anyway. Where the base
-    answers another question (other classes, other input), the bound is 0.01 nats.
+    Without a base: the full artifact whose answers are expected to diverge by at most 0.01 nats on average, calibrated on those
+    that judged as well once its price is known, which only brings it nearer. With one: the delta that loses at most the share
+    ``max_lost`` of the update, and is expected to lose 0.6 of that on these pictures, so that it holds elsewhere. It is counted
+    above the *noise*: what the base's encoding of untouched tensors costs. Where that takes a tenth of a full artifact, because
+    a coarse base errs more than the update brings, noise is what compressing the new network like the base's line loses anyway.
+    Where the base answers another question (other classes, other input), the bound is 0.01 nats.
     Raises ManifestRefused without preprocessing, MalformedArtifact without pictures, ModelUnusable when answers are no numbers.
     """
-    preprocessing = _preprocessing(network)
-    seen, judges = _split(spread(pictures(folder), MAX_PICTURES))
-    reference = _finite(all_logits(content_engine(network.exact()), preprocessing, judges))
-    temperatures = 1.0, telling_temperature(reference)
-
-    @cache
-    def divergences(content: Content) -> Doubles:
-        answers = all_logits(content_engine(content), preprocessing, judges)
-        return np.array([mean_divergence(reference, answers, temperature=t) for t in temperatures])
-
-    measured = _measured(network, seen, lambda share, step: progress(share / 2, step))
-    update = divergences(base) if base is not None and _comparable(base, network) else np.zeros(2)
+    preprocessing, shown = _preprocessing(network), _Shown(progress)
+    seen, judging, more = _parted(pictures(folder))
+    judges = Judges(network.exact(), preprocessing, judging)
+    everyone = Everyone(judges)
+    if more:
+        told = Judges(network.exact(), preprocessing, more, temperature=judges.temperature, progress=shown.meanwhile)
+        everyone = Everyone(judges, told)
+    measured = _measured(network, seen, lambda share, step: shown(share / 2, step))
+    update = judges.divergences(base) if base is not None and _comparable(base, network) else np.zeros(2)
     if base is None or not update.all():
-        trials = Trials(network, base, _row(measured), progress)
-        found = _smallest(trials, divergences, MAX_DIVERGENCE, MAX_DIVERGENCE)
-        return _calibrated_on_all(network, found, measured, judges) if base is None else found
+        trials = Trials(network, base, _row(measured), shown)
+        found = _smallest(trials, judges.divergences, everyone.divergences, MAX_DIVERGENCE, MAX_DIVERGENCE)
+        return _calibrated_on_all(network, found, measured, judging) if base is None else found
     before = {tensor.name: tensor for tensor in base.tensors}
     coherence = coherence_of(float(update[0]), measured, network.weights, before)
-    trials = Trials(network, base, _row(measured, coherence), progress)
-    noise, like = divergences(_kept(network, base)), _like(base)
+    trials = Trials(network, base, _row(measured, coherence), shown)
+    # What no delta is asked to mend.
+    kept, like = [_kept(network, base)], _like(base)
 
-    def shares(content: Content) -> Doubles:
-        missing = np.maximum(divergences(content) - noise, 0)
+    def shares(judges: Judges | Everyone, content: Content) -> Doubles:
+        update, noise = judges.divergences(base), _noise(judges, kept)
+        missing = np.maximum(judges.divergences(content) - noise, 0)
         return np.asarray(missing / np.maximum(update - noise, max_lost * update))
 
-    found = _smallest(trials, shares, MARGIN * max_lost, max_lost)
+    def smallest() -> Search:
+        return _smallest(trials, partial(shares, judges), partial(shares, everyone), MARGIN * max_lost, max_lost)
+
+    found = smallest()
     if REPAIRS * found.bytes > len(encode_full(base)):
-        noise = np.maximum(noise, divergences(compress(network, _setting_like(like, measured))))
-        found = _smallest(trials, shares, MARGIN * max_lost, max_lost)
-    lost = float((divergences(found.content) / update)[0])
-    outcome = {"lost": round(lost, 4), "noise": round(min(float((noise / update)[0]), lost), 4), "like": like}
+        kept.append(compress(network, _setting_like(like, measured)))
+        found = smallest()
+    lost, noise = everyone.divergences(found.content)[0], _noise(everyone, kept)[0]
+    whole = everyone.divergences(base)[0]
+    outcome = {"lost": round(float(lost / whole), 4), "noise": round(float(min(noise, lost) / whole), 4), "like": like}
     return replace(found, content=_with_outcome(found.content, outcome))
 
 
-def _smallest(trials: Trials, measured: Callable[[Content], Doubles], bound: float, limit: float) -> Search:
-    """``measured``: as the answers are, and at the telling temperature. That is expected to be within ``bound``, both are seen
-    to be within ``limit``.
+class _Shown:
+    """A progress bar that other work may name itself on without moving it."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress, self._share = progress, 0.0
+
+    def __call__(self, share: float, step: str) -> None:
+        self._share = share
+        self._progress(share, step)
+
+    def meanwhile(self, share: float, _: str) -> None:
+        self._progress(self._share, f"checking on more pictures: {share:.0%}")
+
+
+Measure = Callable[[Content], Doubles]
+
+
+def _smallest(trials: Trials, judged: Measure, proven: Measure, bound: float, limit: float) -> Search:
+    """The smallest that is expected to be within ``bound`` at the telling temperature, and seen to be within ``limit`` at both.
+
+    ``judged`` and ``proven`` measure what a content does as the answers are, and at the telling temperature; the latter asks
+    too many to be asked about every setting. By as much as they see more, the bound is tightened.
     """
 
     def promising(look: Look) -> int:
         def telling(number: int) -> float:
             look(number)
-            return float(measured(trials.content(number))[1])
+            return float(judged(trials.content(number))[1])
 
         return coarsest(WAYS_OUT + len(PRICES), telling, bound, WAYS_OUT)
 
-    return trials.smallest(lambda content: float(measured(content).max()), limit, promising)
+    found = trials.smallest(lambda content: float(judged(content).max()), limit, promising)
+    told = float(proven(found.content).max())
+    if told <= limit:
+        return found
+    return _with_points(_smallest(trials, judged, proven, bound * limit / told, limit), found.points)
 
 
-def _split(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
-    """The pictures that calibrate and those that judge: sorted ones stand class by class, so both are spread. A few do both."""
-    judges = list(paths[JUDGE_EVERY - 1 :: JUDGE_EVERY])
-    return [path for at, path in enumerate(paths) if (at + 1) % JUDGE_EVERY], judges or list(paths)
+def _with_points(found: Search, more: Iterable[Point]) -> Search:
+    return replace(found, points=tuple(sorted({*found.points, *more}, key=lambda point: -point.bytes)))
+
+
+def _noise(judges: Judges | Everyone, kept: Sequence[Content]) -> Doubles:
+    return np.asarray(np.max([judges.divergences(content) for content in kept], axis=0))
+
+
+def _parted(paths: Sequence[Path]) -> tuple[list[Path], list[Path], list[Path]]:
+    """The pictures that calibrate, those that judge, and more: sorted ones stand class by class, so all are spread.
+
+    A single picture does both.
+    """
+    chosen = spread(paths, MAX_PICTURES)
+    judges = chosen[JUDGE_EVERY - 1 :: JUDGE_EVERY]
+    more = spread([path for path in paths if path not in set(chosen)], MAX_WITNESSES)
+    return [path for at, path in enumerate(chosen) if (at + 1) % JUDGE_EVERY], judges or chosen, more
 
 
 def _kept(network: SourceNetwork, base: Content) -> Content:
@@ -189,7 +231,7 @@ def within_drop(
     """
     preprocessing = _preprocessing(network)
     logits, labels = labelled_logits(content_engine(network.exact()), preprocessing, samples)
-    before = Answers.of(_finite(logits), labels)
+    before = Answers.of(finite(logits), labels)
 
     @cache
     def answer(content: Content) -> Floats:
@@ -229,7 +271,7 @@ def within_drop(
 
     trials = Trials(network, base, row, lambda share, step: progress((1 + share) / 2, step), finish)
     found = trials.smallest(lambda content: before.lost_in(answers(content)), max_drop, lambda _: halved(len(row), promises))
-    return replace(found, points=tuple(sorted((*found.points, *told.values()), key=lambda point: -point.bytes)))
+    return _with_points(found, told.values())
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -281,16 +323,6 @@ def _measured(network: SourceNetwork, paths: Sequence[Path], progress: Progress)
     preprocessing, name = _preprocessing(network), network.manifest.inputs[0].name
     requests = [{name: preprocessing.apply(read_picture(path))} for path in paths]
     return calibrate_layers(network.exact(), requests, progress=progress)
-
-
-def _finite(logits: Floats) -> Floats:
-    """Answers of the float network, which all others are measured by."""
-    if not np.isfinite(logits).all():
-        raise ModelUnusable(
-            "the network's answers to some of the pictures are not finite numbers",
-            remedy="check its weights, and whether the preprocessing is the one that it was trained with",
-        )
-    return logits
 
 
 def _preprocessing(network: SourceNetwork) -> Preprocessing:

@@ -12,11 +12,12 @@ from PIL import Image
 from model_registry.compression import pipeline, search
 from model_registry.compression.calibration import Calibration, joined
 from model_registry.compression.divergence import mean_divergence
+from model_registry.compression.judges import Judges
 from model_registry.compression.pipeline import SourceNetwork, read_network
 from model_registry.compression.quantization import Setting
 from model_registry.compression.recipe import Recipe
 from model_registry.compression.rounding import Compensated
-from model_registry.compression.trials import Progress
+from model_registry.compression.trials import Progress, Trials
 from model_registry.compression.updates import LOST_LIMIT
 from model_registry.contract.content import Content
 from model_registry.contract.delta import Codec, apply_delta
@@ -164,6 +165,48 @@ def test_an_update_is_delivered_and_its_loss_is_told(network: SourceNetwork, fol
     assert closer["lost"] - closer["noise"] <= 0.005
     exact = next(point for point in found.points if point.setting == "lossless")
     assert len(make_delta(base, found.content).data) < exact.bytes / 2
+
+
+def test_pictures_beyond_those_that_judge_tell_whether_the_update_arrives(
+    network: SourceNetwork, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search, "MAX_PICTURES", 4)
+    monkeypatch.setattr(search, "MAX_WITNESSES", 6)
+    base = search.calibrate(network, folder, base=None, progress=quiet).content
+    new, steps = retrained(network, 0.2), set[str]()
+    found = search.calibrate(new, folder, base=base, progress=lambda _, step: steps.add(step))
+    assert any(step.startswith("checking on more pictures") for step in steps)
+    recipe = found.content.manifest.lineage.recipe
+    assert recipe["lost"] - recipe["noise"] <= LOST_LIMIT
+    assert new.manifest.preprocessing is not None
+    paths = sorted(folder.iterdir())
+    seen, judges, more = search._parted(paths)
+    assert (len(seen), len(judges), len(more)) == (2, 2, 6)
+    assert len({*seen, *judges, *more}) == 10
+    answers = [
+        all_logits(content_engine(content), new.manifest.preprocessing, [*judges, *more])
+        for content in (new.exact(), found.content, base)
+    ]
+    assert recipe["lost"] == pytest.approx(mean_divergence(*answers[:2]) / mean_divergence(*answers[::2]), abs=1e-3)
+
+
+def test_where_many_see_more_than_the_judges_a_finer_setting_is_taken(network: SourceNetwork, folder: Path) -> None:
+    preprocessing = network.manifest.preprocessing
+    assert preprocessing is not None
+    seen, judging, _ = search._parted(sorted(folder.iterdir()))
+    judges = Judges(network.exact(), preprocessing, judging)
+
+    def found(times: float) -> tuple[float, int]:
+        trials = Trials(network, None, search._row(search._measured(network, seen, quiet)), quiet)
+        chosen = search._smallest(
+            trials, judges.divergences, lambda content: times * judges.divergences(content), bound=0.005, limit=0.01
+        )
+        return float(judges.divergences(chosen.content).max()), chosen.bytes
+
+    (alike, small), (more, large) = found(1), found(9)
+    assert 0.01 / 9 < alike <= 0.01
+    assert more <= 0.01 / 9
+    assert large > small
 
 
 COARSE = Setting(step=1.2, keep_codebooks=False)

@@ -1,0 +1,77 @@
+"""How far compressed networks answer from the float network, on pictures that they were not calibrated on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from model_registry.compression.divergence import mean_divergence, telling_temperature
+from model_registry.contract.content import Content
+from model_registry.contract.errors import ModelUnusable
+from model_registry.contract.preprocessing import Preprocessing
+from model_registry.models.evaluation import all_logits, content_engine
+
+Floats = npt.NDArray[np.float32]
+Doubles = npt.NDArray[np.float64]
+
+
+class Judges:
+    """Pictures that are shown to one network after the other, each of them once.
+
+    ``temperature``: the one at which the float network is undecided, found on these pictures unless it is given.
+    Raises ModelUnusable when the float network's answers are no numbers.
+    """
+
+    def __init__(
+        self,
+        exact: Content,
+        preprocessing: Preprocessing,
+        paths: Sequence[Path],
+        *,
+        temperature: float | None = None,
+        progress: Callable[[float, str], None] = lambda *_: None,
+    ) -> None:
+        self._preprocessing, self._paths, self._progress = preprocessing, paths, progress
+        self._reference = finite(self._answers(exact))
+        self.temperature = temperature or telling_temperature(self._reference)
+        self._known: dict[str, Doubles] = {}
+
+    @property
+    def count(self) -> int:
+        return len(self._paths)
+
+    def divergences(self, content: Content) -> Doubles:
+        """KL(float || content) in nats, mean over the pictures: of the answers as they are, and at the temperature."""
+        if content.sha256 not in self._known:
+            answers = self._answers(content)
+            found = [mean_divergence(self._reference, answers, temperature=t) for t in (1.0, self.temperature)]
+            self._known[content.sha256] = np.array(found)
+        return self._known[content.sha256]
+
+    def _answers(self, content: Content) -> Floats:
+        return all_logits(content_engine(content), self._preprocessing, self._paths, self._progress)
+
+
+class Everyone:
+    """All pictures of several ``judges`` together."""
+
+    def __init__(self, *judges: Judges) -> None:
+        self._judges = judges
+
+    def divergences(self, content: Content) -> Doubles:
+        """As those of ``Judges``."""
+        told = [judges.divergences(content) for judges in self._judges]
+        return np.average(told, axis=0, weights=[judges.count for judges in self._judges])
+
+
+def finite(logits: Floats) -> Floats:
+    """Answers of the float network, which all others are measured by."""
+    if not np.isfinite(logits).all():
+        raise ModelUnusable(
+            "the network's answers to some of the pictures are not finite numbers",
+            remedy="check its weights, and whether the preprocessing is the one that it was trained with",
+        )
+    return logits
