@@ -124,8 +124,8 @@ def compress(
     calibrate: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of a few hundred pictures, best such as the network was not trained on: "
-            "choose the coarsest setting whose answers stay the same."
+            help="Folder of a few hundred pictures or more (up to 4,500 are used), best such as the network was not "
+            "trained on: choose the coarsest setting whose answers stay the same."
         ),
     ] = None,
     max_lost: Annotated[
