@@ -58,7 +58,7 @@ class Judges:
 class Everyone:
     """All pictures of several ``judges`` together."""
 
-    def __init__(self, *judges: Judges) -> None:
+    def __init__(self, judges: Sequence[Judges]) -> None:
         self._judges = judges
 
     def divergences(self, content: Content) -> Doubles:

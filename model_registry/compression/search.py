@@ -91,10 +91,10 @@ def calibrate(
     preprocessing, shown = _preprocessing(network), _Shown(progress)
     seen, judging, more = _parted(pictures(folder))
     judges = Judges(network.exact(), preprocessing, judging)
-    everyone = Everyone(judges)
+    parts = [judges]
     if more:
-        told = Judges(network.exact(), preprocessing, more, temperature=judges.temperature, progress=shown.meanwhile)
-        everyone = Everyone(judges, told)
+        parts.append(Judges(network.exact(), preprocessing, more, temperature=judges.temperature, progress=shown.meanwhile))
+    everyone = Everyone(parts)
     measured = _measured(network, seen, lambda share, step: shown(share / 2, step))
     update = judges.divergences(base) if base is not None and _comparable(base, network) else np.zeros(2)
     if base is None or not update.all():
@@ -178,7 +178,7 @@ def _parted(paths: Sequence[Path]) -> tuple[list[Path], list[Path], list[Path]]:
     """
     chosen = spread(paths, MAX_PICTURES)
     judges = chosen[JUDGE_EVERY - 1 :: JUDGE_EVERY]
-    more = spread([path for path in paths if path not in set(chosen)], MAX_WITNESSES)
+    more = spread(sorted(set(paths) - set(chosen)), MAX_WITNESSES)
     return [path for at, path in enumerate(chosen) if (at + 1) % JUDGE_EVERY], judges or chosen, more
 
 

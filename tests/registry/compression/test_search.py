@@ -172,7 +172,7 @@ def test_pictures_beyond_those_that_judge_tell_whether_the_update_arrives(
 ) -> None:
     monkeypatch.setattr(search, "MAX_PICTURES", 4)
     monkeypatch.setattr(search, "MAX_WITNESSES", 6)
-    base = search.calibrate(network, folder, base=None, progress=quiet).content
+    base = pipeline.compress(network, Setting())
     new, steps = retrained(network, 0.2), set[str]()
     found = search.calibrate(new, folder, base=base, progress=lambda _, step: steps.add(step))
     assert any(step.startswith("checking on more pictures") for step in steps)
