@@ -24,6 +24,7 @@ from pathlib import Path
 
 from client_agent.stop import StopSignal
 from model_registry.contract.content import Content
+from model_registry.contract.decoding import DECODER_ENVIRONMENT
 from model_registry.contract.delta import apply_delta
 from model_registry.contract.errors import (
     ArtifactRefused,
@@ -91,8 +92,7 @@ class Job:
 def rebuild(job: Job, *, deadline_s: float, stop: StopSignal) -> None:
     """Decode into ``job.out``, in a child. Raises ArtifactRefused or ManifestRefused, Stopped; then ``job.out`` is gone."""
     command = [sys.executable, "-P", "-m", "client_agent.rebuild", *job.arguments()]
-    # One thread, so that thread stacks do not eat the address space.
-    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, **DECODER_ENVIRONMENT}
     with subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment
     ) as child:

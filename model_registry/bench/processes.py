@@ -1,4 +1,4 @@
-"""A program run alone on one thread, which answers with one JSON object."""
+"""A program run alone on one thread, as a vehicle decodes, which answers with one JSON object."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import subprocess
 from collections.abc import Sequence
 from typing import Any
 
-ONE_THREAD = dict.fromkeys(
-    ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS", "RAYON_NUM_THREADS"), "1"
-)
+from model_registry.contract.decoding import DECODER_ENVIRONMENT
+
+ENVIRONMENT = dict.fromkeys(("MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS", "RAYON_NUM_THREADS"), "1") | dict(DECODER_ENVIRONMENT)
 
 
 class ProcessFailed(Exception):
@@ -21,7 +21,7 @@ def run_alone(command: Sequence[str], *, deadline_s: int) -> dict[str, Any]:
     """What the program printed. Raises ProcessFailed."""
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, timeout=deadline_s, check=False, env={**os.environ, **ONE_THREAD}
+            command, capture_output=True, text=True, timeout=deadline_s, check=False, env={**os.environ, **ENVIRONMENT}
         )
     except subprocess.TimeoutExpired as exc:
         raise ProcessFailed(f"it takes more than {deadline_s} s") from exc
