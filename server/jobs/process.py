@@ -123,9 +123,11 @@ def _lines(child: subprocess.Popen[bytes], end: float, deadline_s: float) -> Ite
     with selectors.DefaultSelector() as selector:
         selector.register(child.stdout, selectors.EVENT_READ)
         while True:
+            ready = selector.select(min(POLL_S, max(end - time.monotonic(), 0)))
+            # What a late child has said by now is late as well, however long this thread had to wait for its turn.
             if time.monotonic() > end:
                 raise JobFailed(f"the job took longer than {deadline_s:g} s", remedy="raise DELTAFLEET_JOB_DEADLINE_S")
-            if not selector.select(POLL_S):
+            if not ready:
                 yield None
                 continue
             chunk = os.read(child.stdout.fileno(), 65536)
