@@ -24,7 +24,7 @@ from pathlib import Path
 
 from client_agent.stop import StopSignal
 from model_registry.contract.content import Content
-from model_registry.contract.decoding import DECODER_ENVIRONMENT
+from model_registry.contract.decoder_environment import DECODER_ENVIRONMENT
 from model_registry.contract.delta import apply_delta
 from model_registry.contract.errors import (
     ArtifactRefused,

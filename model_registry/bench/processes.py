@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Sequence
 from typing import Any
 
-from model_registry.contract.decoding import DECODER_ENVIRONMENT
+from model_registry.contract.decoder_environment import DECODER_ENVIRONMENT
 
 ENVIRONMENT = dict.fromkeys(("MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS", "RAYON_NUM_THREADS"), "1") | dict(DECODER_ENVIRONMENT)
 

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from model_registry.contract.codecs.integers import Array
 from model_registry.contract.codecs.numbers import blocks
 from model_registry.contract.codecs.prediction import Prediction
+from model_registry.contract.codecs.steps import Signs
 from model_registry.contract.entropy import SymbolReader, SymbolWriter
 
 Flags = npt.NDArray[np.bool_]
@@ -40,6 +41,6 @@ class Directions:
     def read(self, reader: SymbolReader, changing: Flags) -> None:
         self._down[changing] = reader.partition(int(np.count_nonzero(changing)), 2, np.bool_)
 
-    def at(self, places: npt.NDArray[np.int64]) -> npt.NDArray[np.int8]:
+    def at(self, places: npt.NDArray[np.int64]) -> Signs:
         """1 for up and -1 for down, for each of the flat ``places``."""
         return np.asarray(1 - 2 * self._down[places // self._row_size].view(np.int8))

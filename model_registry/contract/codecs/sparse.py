@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
-import numpy.typing as npt
 
 from model_registry.contract.codecs.activity import Activity, Contexts
 from model_registry.contract.codecs.directions import Directions
@@ -21,7 +20,7 @@ from model_registry.contract.codecs.places import Alike, Places, Sorted
 from model_registry.contract.codecs.pools import SIZE, Changes, Long, Steps
 from model_registry.contract.codecs.prediction import MAGNITUDES, Prediction, predict, predicts
 from model_registry.contract.codecs.sections import Sink, Source
-from model_registry.contract.codecs.steps import from_steps, mirrored, to_steps
+from model_registry.contract.codecs.steps import Signs, from_steps, mirrored, to_steps
 from model_registry.contract.entropy import Integers, unzigzag, zigzag
 from model_registry.contract.errors import MalformedArtifact, UnsupportedArtifact
 from model_registry.contract.tensors import EncodedTensor
@@ -218,7 +217,7 @@ class _Expected:
         """What steps lead from: no step from the prediction is none, while one from zero may be."""
         return np.full(places.size, self.view.zero, self.view.dtype) if self._pruned else self.block.at(places)
 
-    def _directions_at(self, places: Long) -> npt.NDArray[np.int8] | None:
+    def _directions_at(self, places: Long) -> Signs | None:
         return self._directions.at(self._start + places) if self._directions else None
 
 
