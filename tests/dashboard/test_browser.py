@@ -357,12 +357,15 @@ def test_the_keyboard_reaches_everything_and_shows_where_it_is(chromium: Browser
 def test_nothing_jumps_while_the_page_loads_and_goes_live(chromium: Browser, served: Served, path: str) -> None:
     with look(chromium, served.url + path) as watched:
         is_live(watched.page)
-        shift = watched.page.evaluate(
+        moved = watched.page.evaluate(
             """() => new Promise((done) => {
-                let sum = 0;
-                new PerformanceObserver((list) => list.getEntries().forEach((e) => (sum += e.value)))
-                    .observe({ type: "layout-shift", buffered: true });
-                setTimeout(() => done(sum), 300);
+                const moved = [];
+                const told = ({ node, previousRect, currentRect }) =>
+                    [(node?.outerHTML ?? node?.textContent ?? "gone").slice(0, 80), previousRect, currentRect];
+                new PerformanceObserver((list) =>
+                    list.getEntries().forEach((e) => moved.push({ by: e.value, at: e.startTime, what: e.sources.map(told) }))
+                ).observe({ type: "layout-shift", buffered: true });
+                setTimeout(() => done(moved), 300);
             })"""
         )
-        assert shift < 0.01
+        assert sum(shift["by"] for shift in moved) < 0.01, moved
