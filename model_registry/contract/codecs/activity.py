@@ -13,7 +13,7 @@ from enum import IntEnum
 import numpy as np
 import numpy.typing as npt
 
-from model_registry.contract.codecs.integers import Array
+from model_registry.contract.codecs.integers import Array, look_up
 from model_registry.contract.codecs.numbers import bit_lengths, blocks, context_type
 from model_registry.contract.codecs.prediction import Prediction
 from model_registry.contract.entropy import Integers, SymbolReader, SymbolWriter
@@ -21,6 +21,8 @@ from model_registry.contract.entropy import Integers, SymbolReader, SymbolWriter
 ALPHABET = 33
 # Sums of row and column activity above this share a context.
 MOST = 15
+# Activity of a row or column without changes, so that a sum tells whether one of the two has none.
+NOTHING = 100
 
 
 class Activity(IntEnum):
@@ -85,15 +87,13 @@ class Contexts:
 
         The sum of the activities tells the context.
         """
-        rows, *columns = self._activity
+        rows, *columns = (np.where(lengths > 0, lengths, NOTHING).astype(np.uint8) for lengths in self._activity)
         if not columns:
-            return _first_contexts(rows[touched].astype(np.int16), rows[touched] > 0, kinds)
-        side = columns[0].size
-        found = []
-        for some, across in _rectangles(touched, side):
-            row, column = rows[some, np.newaxis].astype(np.int16), columns[0][across]
-            found.append(_first_contexts((row + column).ravel(), ((row > 0) & (column > 0)).ravel(), kinds))
-        return np.concatenate(found)
+            return _first_contexts(rows[touched], kinds)
+        across, found = columns[0], []
+        for some, part in _rectangles(touched, across.size):
+            found.append((rows[some, np.newaxis] + across[part]).ravel())
+        return _first_contexts(np.concatenate(found), kinds)
 
     def _spread_out(self, crossings: Integers, touched: slice, part: slice) -> Integers:
         """A number for each crossing that is touched as a number for each value of a block."""
@@ -119,9 +119,10 @@ class Contexts:
         return [bit_lengths(count) for count in sums]
 
 
-def _first_contexts(sums: npt.NDArray[np.int16], active: npt.NDArray[np.bool_], kinds: int) -> Integers:
-    none = (MOST + 1) * kinds
-    return np.where(active, np.minimum(sums, MOST) * kinds, none).astype(context_type(none))
+def _first_contexts(sums: npt.NDArray[np.uint8], kinds: int) -> Integers:
+    every, none = np.arange(256), (MOST + 1) * kinds
+    table = np.where(every < NOTHING, np.minimum(every, MOST) * kinds, none).astype(context_type(none))
+    return look_up(table, sums) if table.dtype == np.uint8 else np.asarray(table[sums])
 
 
 def _rectangles(touched: slice, side: int) -> Iterator[tuple[slice, slice]]:
