@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import typer
@@ -60,6 +61,9 @@ def bytes_(
     only: Annotated[list[str] | None, typer.Option(metavar="SCENARIO", help="Only this scenario; may be repeated.")] = None,
     *,
     peers: Annotated[bool, typer.Option(help="Measure the general tools as well; the long part.")] = True,
+    keep: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Leave the artifacts in this new or empty folder.")
+    ] = None,
     cache: Cache = None,
     reference: Reference = None,
     as_json: Json = False,
@@ -80,9 +84,9 @@ def bytes_(
     from model_registry.bench.table import show, to_json
 
     _refuse_unknown(only or (), [scenario.name for scenario in SCENARIOS], "--only")
-    networks = NetworkCache(cache_folder(cache), ReferenceData.at(reference))
-    with progress_bar() as progress:
-        result = compare(networks, only or (), with_peers=peers, progress=progress)
+    with _workspace(keep) as workspace, progress_bar() as progress:
+        networks = NetworkCache(cache_folder(cache), ReferenceData.at(reference))
+        result = compare(networks, only or (), workspace=workspace, with_peers=peers, progress=progress)
     if as_json:
         typer.echo(json.dumps(to_json(result)))
     else:
@@ -97,6 +101,19 @@ def _refuse_unknown(given: Sequence[str], known: Collection[str], place: str) ->
     unknown = sorted(set(given) - set(known))
     if unknown:
         raise typer.BadParameter(f"{unknown[0]!r} is none of {', '.join(known)}", param_hint=place)
+
+
+@contextmanager
+def _workspace(keep: Path | None) -> Iterator[Path]:
+    """An empty folder, which is gone afterwards unless it is to be kept."""
+    if keep is None:
+        with TemporaryDirectory(prefix="deltafleet-bench-") as folder:
+            yield Path(folder)
+        return
+    keep.mkdir(parents=True, exist_ok=True)
+    if any(keep.iterdir()):
+        raise typer.BadParameter(f"{keep} is not empty: name another folder", param_hint="--keep")
+    yield keep
 
 
 @contextmanager

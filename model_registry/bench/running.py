@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import tempfile
 from collections.abc import Callable, Collection
 from pathlib import Path
 
@@ -18,24 +17,24 @@ Progress = Callable[[str, float, str], None]
 CPU_INFO = Path("/proc/cpuinfo")
 
 
-def compare(networks: NetworkCache, only: Collection[str], *, with_peers: bool, progress: Progress) -> Result:
+def compare(networks: NetworkCache, only: Collection[str], *, workspace: Path, with_peers: bool, progress: Progress) -> Result:
     """Measure the scenarios named in ``only``, or all; networks that are missing are taught first.
 
-    A scenario that cannot be compressed is told in the result. Raises Refusal for data that cannot be read.
+    ``workspace``: an empty folder, where the artifacts stay. A scenario that cannot be compressed is told in the result.
+    Raises Refusal for data that cannot be read.
     """
     chosen = [scenario for scenario in SCENARIOS if not only or scenario.name in only]
     paths = networks.make(dict.fromkeys(name for scenario in chosen for name in _networks(scenario)), progress)
     peers = PEERS if with_peers else ()
-    with tempfile.TemporaryDirectory(prefix="deltafleet-bench-") as folder:
-        comparison = Comparison(paths, networks.split, Path(folder), peers=peers, progress=progress)
-        rows, failures = [], []
-        for scenario in chosen:
-            try:
-                rows.append(comparison.row(scenario))
-            except CompressionFailed as exc:
-                # The others are still worth their hours.
-                failures.append(f"{scenario.name}: {exc.message}")
-            progress(scenario.name, 1.0, "measured")
+    comparison = Comparison(paths, networks.split, workspace, peers=peers, progress=progress)
+    rows, failures = [], []
+    for scenario in chosen:
+        try:
+            rows.append(comparison.row(scenario))
+        except CompressionFailed as exc:
+            # The others are still worth their hours.
+            failures.append(f"{scenario.name}: {exc.message}")
+        progress(scenario.name, 1.0, "measured")
     return Result(tuple(rows), peer_versions(peers), _machine(), tuple(failures))
 
 

@@ -16,6 +16,13 @@ def test_unknown_names_are_wrong_usage(deltafleet: Command) -> None:
     assert deltafleet("bench", "train", "nonsense").code == 2
 
 
+def test_artifacts_are_not_kept_among_other_files(deltafleet: Command, tmp_path: Path) -> None:
+    (tmp_path / "other").write_text("of another run")
+    outcome = deltafleet("bench", "bytes", "--keep", tmp_path)
+    assert outcome.code == 2
+    assert "--keep" in outcome.err
+
+
 def test_no_reference_data_is_one_line(deltafleet: Command, tmp_path: Path) -> None:
     for command in ("train", "bytes"):
         outcome = deltafleet("bench", command, "--reference", tmp_path / "nowhere")

@@ -89,7 +89,7 @@ def test_a_network_that_cannot_be_compressed_is_told_and_does_not_stop_the_run(t
     networks = NetworkCache(tmp_path / "cache", data)
     networks.path("imagenet").parent.mkdir()
     networks.path("imagenet").write_bytes(b"no network")
-    result = compare(networks, ["imagenet"], with_peers=False, progress=lambda *_: None)
+    result = compare(networks, ["imagenet"], workspace=tmp_path, with_peers=False, progress=lambda *_: None)
     assert result.rows == ()
     assert len(result.broken) == 1
     assert result.broken[0].startswith("imagenet: imagenet-")
