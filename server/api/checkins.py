@@ -144,16 +144,19 @@ class PresenceBuffer:
         """Return when everything noted before is written. What cannot be written now stays for the next time."""
         # One at a time: the last flush of a process must not pass by a batch that a timer's flush is still writing.
         with self._writing:
-            with self._lock:
-                rows, self._rows = self._rows, {}
-            if not rows:
-                return
+            rows = self._taken()
             try:
-                self._save(list(rows.values()))
+                if rows:
+                    self._save(rows)
             except Exception:
-                for row in rows.values():
+                for row in rows:
                     self.note(row)
                 raise
+
+    def _taken(self) -> list[Seen]:
+        with self._lock:
+            rows, self._rows = self._rows, {}
+        return list(rows.values())
 
 
 def save_presences(database: Database) -> Callable[[list[Seen]], None]:
