@@ -18,10 +18,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from model_registry.compression.divergence import mean_divergence, telling_temperature
+from model_registry.compression.divergence import telling_temperature, total_divergence
 from model_registry.contract.content import Content
+from model_registry.contract.errors import ModelUnusable
 from model_registry.contract.session import Session
 from model_registry.contract.tensors import float32_tensor
+from model_registry.models.evaluation import answers_to
 from model_registry.models.linear_layers import LinearLayer, linear_layers, with_inputs_shown
 
 Doubles = npt.NDArray[np.floating[Any]]
@@ -62,9 +64,14 @@ class Calibration:
 
 
 def calibrate_layers(exact: Content, requests: Sequence[Inputs], *, progress: Progress = lambda *_: None) -> Calibration:
-    """Measure the float network ``exact`` on ``requests``. Deterministic. Raises ModelUnusable."""
+    """Measure the float network ``exact`` on ``requests``. Deterministic.
+
+    Raises ModelUnusable, also where there is no layer to calibrate.
+    """
     weights = exact.weights()
     layers = linear_layers(exact.graph, weights)
+    if not layers:
+        raise ModelUnusable("the network has no layer that can be calibrated", remedy="compress it without pictures")
     moments = _moments(exact, layers, requests, progress)
     step = max(len(requests) // NOISE_PICTURES, 1)
     noise = _NoiseProbe(exact, requests[::step])
@@ -166,7 +173,7 @@ class _NoiseProbe:
         for _ in range(TRIES):
             noisy = rows + noise * np.sqrt(share * signal / unit)
             answers = self._answers(self._with(layer, noisy))
-            divergence = mean_divergence(self._reference, answers, temperature=self._temperature)
+            divergence = total_divergence(self._reference, answers, temperature=self._temperature)
             if LOW < divergence < HIGH:
                 break
             share *= min(max(AIM / max(divergence, 1e-6), 0.03), 30.0)
@@ -178,9 +185,8 @@ class _NoiseProbe:
         tensors = tuple(changed if t.name == layer.weight else t for t in self._exact.tensors)
         return Content(self._exact.manifest, self._exact.graph, tensors)
 
-    def _answers(self, content: Content) -> npt.NDArray[np.float32]:
-        session = Session(content)
-        return np.stack([session.run(request)[0].ravel() for request in self._requests])
+    def _answers(self, content: Content) -> tuple[npt.NDArray[np.float32], ...]:
+        return answers_to(Session(content), self._requests)
 
 
 def energy(rows: Doubles, moments: Doubles) -> float:

@@ -1,6 +1,13 @@
-"""How far two networks' answers lie apart: less noisy than accuracy on a small set, and it needs no labels."""
+"""How far two networks' answers lie apart: less noisy than accuracy on a small set, and it needs no labels.
+
+A network's answers are its outputs, each (pictures, ...). One that has a value for each of several classes is a choice, told in
+logits or in probabilities: what counts is the Kullback-Leibler divergence. All others are numbers (boxes, maps, a single one):
+what counts is the same divergence between normal distributions around them, as wide as the answers differ among pictures.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -9,29 +16,57 @@ Floats = npt.NDArray[np.float32]
 # The lead of the best answer over the second, in nats, at which a network still shows what disturbs it. ImageNet's SqueezeNet
 # leads by 2.4 in the median.
 TELLING_LEAD = 2.5
+# How far the sum of float32 probabilities may be from 1; and what the logarithm of one is taken of that is too small for them.
+ROUNDING, TINY = 1e-3, 1e-30
+
+
+def total_divergence(reference: Sequence[Floats], found: Sequence[Floats], *, temperature: float = 1.0) -> float:
+    """The sum of ``mean_divergence`` over all outputs."""
+    pairs = zip(reference, found, strict=True)
+    return float(sum(mean_divergence(expected, own, temperature=temperature) for expected, own in pairs))
 
 
 def mean_divergence(reference: Floats, found: Floats, *, temperature: float = 1.0) -> float:
-    """Kullback-Leibler divergence from softmax(reference) to softmax(found), mean over rows, in nats.
+    """Divergence of one output (pictures, ...) from ``reference``, mean over pictures, in nats.
 
-    Both are divided by ``temperature`` first.
+    The logits of choices are divided by ``temperature`` first.
     """
-    p, q = log_softmax(reference / temperature), log_softmax(found / temperature)
-    return float((np.exp(p) * (p - q)).sum(axis=1).mean())
+    if _is_choice(reference):
+        p, q = log_probabilities(reference, temperature=temperature), log_probabilities(found, temperature=temperature)
+        return float((np.exp(p) * (p - q)).sum(axis=1).mean())
+    wanted, own = reference.astype(np.float64), found.astype(np.float64)
+    # A single picture tells no spread, and neither does an answer that is always the same.
+    strength = float(np.square(wanted - wanted.mean(axis=0)).mean()) or float(np.square(wanted).mean()) or 1.0
+    return float(np.square(own - wanted).mean()) / (2 * strength)
 
 
-def telling_temperature(reference: Floats) -> float:
+def telling_temperature(reference: Sequence[Floats]) -> float:
     """The temperature at which a network that is sure of everything becomes as undecided as others are; 1 for those.
 
     On pictures that a network was trained on, its softmax is saturated: damage that ruins it elsewhere does not show.
     """
-    if reference.shape[1] < 2:
-        return 1.0
-    second, first = np.partition(reference, -2, axis=1)[:, -2:].T
-    return max(1.0, float(np.median(first - second)) / TELLING_LEAD)
+    leads = [_median_lead(log_probabilities(answers)) for answers in reference if _is_choice(answers)]
+    return max([1.0, *(lead / TELLING_LEAD for lead in leads)])
 
 
-def log_softmax(logits: Floats) -> npt.NDArray[np.float64]:
-    """Logarithms of the probabilities that ``logits`` (rows, classes) stand for."""
+def log_probabilities(answers: Floats, *, temperature: float = 1.0) -> npt.NDArray[np.float64]:
+    """Logarithms of the probabilities that ``answers`` (pictures, classes) are, or are the logits of."""
+    logits = (np.log(np.maximum(answers, TINY)) if _are_probabilities(answers) else answers) / temperature
     shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
     return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)))
+
+
+def _is_choice(answers: Floats) -> bool:
+    """Values from 0 to 1 that are no distribution are answers to several questions, each of them a number."""
+    if answers.ndim != 2 or answers.shape[1] < 2:
+        return False
+    return _are_probabilities(answers) or bool((answers < 0).any() or (answers > 1).any())
+
+
+def _are_probabilities(answers: Floats) -> bool:
+    return bool((answers >= 0).all()) and bool((np.abs(answers.sum(axis=1) - 1) <= ROUNDING).all())
+
+
+def _median_lead(logarithms: npt.NDArray[np.float64]) -> float:
+    second, first = np.partition(logarithms, -2, axis=1)[:, -2:].T
+    return float(np.median(first - second))

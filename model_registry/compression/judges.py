@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from model_registry.compression.divergence import mean_divergence, telling_temperature
+from model_registry.compression.divergence import telling_temperature, total_divergence
 from model_registry.contract.content import Content
 from model_registry.contract.errors import ModelUnusable
 from model_registry.contract.preprocessing import Preprocessing
-from model_registry.models.evaluation import all_logits, content_engine
+from model_registry.contract.session import Session
+from model_registry.models.evaluation import answers_to, read_picture
 
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
@@ -35,7 +36,7 @@ class Judges:
         progress: Callable[[float, str], None] = lambda *_: None,
     ) -> None:
         self._preprocessing, self._paths, self._progress = preprocessing, paths, progress
-        self._reference = finite(self._answers(exact))
+        self._reference = tuple(finite(answers) for answers in self._answers(exact))
         self.temperature = temperature or telling_temperature(self._reference)
         self._known: dict[str, Doubles] = {}
 
@@ -44,15 +45,21 @@ class Judges:
         return len(self._paths)
 
     def divergences(self, content: Content) -> Doubles:
-        """KL(float || content) in nats, mean over the pictures: of the answers as they are, and at the temperature."""
+        """From the float network in nats, mean over the pictures: of the answers as they are, and at the temperature."""
         if content.sha256 not in self._known:
             answers = self._answers(content)
-            found = [mean_divergence(self._reference, answers, temperature=t) for t in (1.0, self.temperature)]
+            found = [total_divergence(self._reference, answers, temperature=t) for t in (1.0, self.temperature)]
             self._known[content.sha256] = np.array(found)
         return self._known[content.sha256]
 
-    def _answers(self, content: Content) -> Floats:
-        return all_logits(content_engine(content), self._preprocessing, self._paths, self._progress)
+    def _answers(self, content: Content) -> tuple[Floats, ...]:
+        name = content.manifest.inputs[0].name
+        return answers_to(Session(content), ({name: picture} for picture in self._pictures()))
+
+    def _pictures(self) -> Iterator[Floats]:
+        for done, path in enumerate(self._paths):
+            yield self._preprocessing.apply(read_picture(path))
+            self._progress((done + 1) / len(self._paths), path.name)
 
 
 class Everyone:

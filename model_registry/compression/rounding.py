@@ -39,22 +39,26 @@ class Compensated:
     ) -> dict[str, EncodedTensor]:
         """Every calibrated layer's weight on its grid or codebook, and its bias with what the rounding owes it, by name.
 
+        Layers that the pictures tell nothing about are left out: no input reached them, or no answer came from them.
         ``base``: the tensors that the vehicle has, by name; a layer that grew or shrank is met where both overlap.
         ``unchanged``: the tensors that came from the same floats as the base's.
         """
         if not base:
             return self._in_sequence(weights)
         rounded: dict[str, EncodedTensor] = {}
-        for calibrated in self.calibration.layers.values():
+        for calibrated in self._told():
             for tensor in self._layer(calibrated, weights, base, unchanged):
                 rounded[tensor.name] = tensor
         return rounded
+
+    def _told(self) -> list[Calibrated]:
+        return [calibrated for calibrated in self.calibration.layers.values() if calibrated.sensitivity > 0]
 
     def _in_sequence(self, weights: Mapping[str, Floats]) -> dict[str, EncodedTensor]:
         """Without a base: every layer behind those that are rounded already."""
         propagation = Propagation(self.calibration, weights)
         rounded: dict[str, EncodedTensor] = {}
-        for calibrated in self.calibration.layers.values():
+        for calibrated in self._told():
             layer, aim = calibrated.layer, propagation.reach(calibrated)
             weight, bias = weights[layer.weight], weights[layer.bias] if layer.bias else None
             tensors = self._alone(aim.calibrated, weight, bias, aim)

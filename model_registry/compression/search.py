@@ -26,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from model_registry.compression.calibration import Calibration, calibrate_layers, joined
-from model_registry.compression.divergence import log_softmax
+from model_registry.compression.divergence import log_probabilities
 from model_registry.compression.expectation import OCTAVE, coarsest, halved
 from model_registry.compression.judges import Everyone, Judges, finite
 from model_registry.compression.pipeline import SourceNetwork, compress, untouched
@@ -66,6 +66,8 @@ JUDGE_EVERY = 2
 # that nobody saw, up to 1.65 times as much of an update was lost. That is no guarantee: an update whose loss hangs on a dozen
 # pictures lost ten times as much there.
 MARGIN = 0.6
+# An update of which nothing at all may be missing is still divided by something.
+LEAST_LOST = 1e-6
 # Labelled pictures are parted in two: of a setting is expected what it does to each half when it was calibrated on the other.
 HALVES = 2
 # Finer than all prices.
@@ -110,7 +112,8 @@ def calibrate(
     def shares(judges: Judges | Everyone, content: Content) -> Doubles:
         update, noise = judges.divergences(base), _noise(judges, kept)
         missing = np.maximum(judges.divergences(content) - noise, 0)
-        return np.asarray(missing / np.maximum(update - noise, max_lost * update))
+        # Where all of the update is noise, what is missing is measured by the part of it that may be.
+        return np.asarray(missing / np.maximum(update - noise, max(max_lost, LEAST_LOST) * update))
 
     def smallest() -> Search:
         return _smallest(trials, partial(shares, judges), partial(shares, everyone), MARGIN * max_lost, max_lost)
@@ -148,6 +151,11 @@ def _smallest(trials: Trials, judged: Measure, proven: Measure, bound: float, li
     ``judged`` and ``proven`` measure what a content does as the answers are, and at the telling temperature; the latter asks
     too many to be asked about every setting. By as much as they see more, the bound is tightened.
     """
+    disproved: dict[str, float] = {}
+    points: set[Point] = set()
+
+    def seen(content: Content) -> float:
+        return max(float(judged(content).max()), disproved.get(content.sha256, 0.0))
 
     def promising(look: Look) -> int:
         def telling(number: int) -> float:
@@ -156,11 +164,15 @@ def _smallest(trials: Trials, judged: Measure, proven: Measure, bound: float, li
 
         return coarsest(WAYS_OUT + len(PRICES), telling, bound, WAYS_OUT)
 
-    found = trials.smallest(lambda content: float(judged(content).max()), limit, promising)
-    told = float(proven(found.content).max())
-    if told <= limit:
-        return found
-    return _with_points(_smallest(trials, judged, proven, bound * limit / told, limit), found.points)
+    while True:
+        found = trials.smallest(seen, limit, promising)
+        points.update(found.points)
+        told = float(proven(found.content).max())
+        # The last way out is taken whatever it does.
+        if told <= limit or found.content.sha256 in disproved:
+            return _with_points(found, points)
+        disproved[found.content.sha256] = told
+        bound *= limit / told
 
 
 def _with_points(found: Search, more: Iterable[Point]) -> Search:
@@ -284,7 +296,7 @@ class Answers:
     @classmethod
     def of(cls, logits: Floats, labels: npt.NDArray[np.intp]) -> Answers:
         """Logits (pictures, classes) and labels (pictures)."""
-        likely = np.exp(log_softmax(logits))[np.arange(labels.size), labels]
+        likely = np.exp(log_probabilities(logits))[np.arange(labels.size), labels]
         return cls(logits.argmax(axis=1) == labels, likely)
 
     def where(self, chosen: npt.NDArray[np.bool_], others: Answers) -> Answers:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import csv
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -101,6 +102,14 @@ def all_logits(
             progress((done + 1) / len(paths), path.name)
 
     return np.stack(list(rows()))
+
+
+def answers_to(session: Session, requests: Iterable[Mapping[str, npt.NDArray[Any]]]) -> tuple[Floats, ...]:
+    """Every output of the network, (requests, ...) without axes of size 1. Raises ModelUnusable when sizes differ."""
+    rows = [[np.asarray(output, np.float32).squeeze() for output in session.run(request)] for request in requests]
+    if any(len({output.shape for output in outputs}) > 1 for outputs in zip(*rows, strict=True)):
+        raise ModelUnusable("the network's answers to different pictures differ in size", remedy="compress it with --step")
+    return tuple(np.stack(outputs) for outputs in zip(*rows, strict=True))
 
 
 def labelled_logits(

@@ -81,7 +81,7 @@ def _layer(node: NodeProto, weights: Weights) -> LinearLayer | None:
         return None
     attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
     weight = weights[node.input[1]]
-    bias = node.input[2] if len(node.input) > 2 and node.input[2] in weights else None
+    bias = _bias(node, attributes, weights)
     if node.op_type == "Conv" and weight.ndim == 4 and attributes.get("auto_pad", b"NOTSET") == b"NOTSET":
         return _convolution(node, bias, weight, attributes)
     if node.op_type == "Gemm" and not attributes.get("transA") and attributes.get("alpha", 1.0) == 1.0:
@@ -90,6 +90,14 @@ def _layer(node: NodeProto, weights: Weights) -> LinearLayer | None:
     if node.op_type == "MatMul" and weight.ndim == 2:
         return LinearLayer(node.input[1], None, node.input[0], transposed=True)
     return None
+
+
+def _bias(node: NodeProto, attributes: dict[str, Any], weights: Weights) -> str | None:
+    """The constant that has a value for every output; a Gemm may add one number to all of them."""
+    if len(node.input) < 3 or node.input[2] not in weights:
+        return None
+    outputs = weights[node.input[1]].shape[1 if node.op_type == "Gemm" and not attributes.get("transB", 0) else 0]
+    return node.input[2] if weights[node.input[2]].size == outputs else None
 
 
 def _convolution(node: NodeProto, bias: str | None, weight: Floats, attributes: dict[str, Any]) -> LinearLayer:

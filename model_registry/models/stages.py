@@ -44,6 +44,8 @@ class Walk:
         made = {name for node in nodes for name in node.output}
         needed = sorted((_used(nodes) & self._values[0].keys()) - made)
         outputs = tuple(sorted(made & wanted))
+        if not outputs:
+            return
         session = self._session(nodes, needed, outputs, weights)
         for values in self._values:
             answers = session.run({name: values[name] for name in needed})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from model_registry.compression.divergence import mean_divergence, telling_temperature
+from model_registry.compression.divergence import mean_divergence, telling_temperature, total_divergence
 
 
 def test_divergence_is_zero_for_equal_answers_and_grows_with_the_difference() -> None:
@@ -19,8 +19,8 @@ def test_a_network_that_is_sure_of_everything_is_softened_until_damage_shows() -
     undecided = generator.standard_normal((50, 10)).astype(np.float32)
     sure = 100 * undecided
     damaged = sure + 20 * generator.standard_normal(sure.shape).astype(np.float32)
-    temperature = telling_temperature(sure)
-    assert telling_temperature(undecided) == 1
+    temperature = telling_temperature([sure])
+    assert telling_temperature([undecided]) == 1
     assert temperature > 10
     # Where only sure answers are looked at, the plain divergence sees next to nothing.
     surest = np.argsort(-(np.sort(sure)[:, -1] - np.sort(sure)[:, -2]))[:10]
@@ -29,4 +29,32 @@ def test_a_network_that_is_sure_of_everything_is_softened_until_damage_shows() -
 
 
 def test_a_network_with_one_output_needs_no_softening() -> None:
-    assert telling_temperature(np.ones((3, 1), np.float32)) == 1
+    assert telling_temperature([np.ones((3, 1), np.float32)]) == 1
+
+
+def test_probabilities_say_the_same_as_their_logits() -> None:
+    generator = np.random.default_rng(0)
+    logits, others = generator.standard_normal((2, 20, 30)).astype(np.float32)
+    shares, other_shares = (np.exp(x) / np.exp(x).sum(axis=1, keepdims=True) for x in (logits, others))
+    assert np.isclose(mean_divergence(shares, other_shares), mean_divergence(logits, others), rtol=1e-4)
+    assert np.isclose(telling_temperature([9 * logits]), telling_temperature([9 * logits + 3]), rtol=1e-4)
+
+
+def test_numbers_count_by_how_far_they_differ_among_pictures() -> None:
+    generator = np.random.default_rng(0)
+    for shape in ((400,), (400, 7, 5)):
+        numbers = generator.standard_normal(shape).astype(np.float32)
+        off = numbers + 0.1 * generator.standard_normal(shape).astype(np.float32)
+        assert 0.004 < mean_divergence(numbers, off) < 0.006
+        assert np.isclose(mean_divergence(50 + 1000 * numbers, 50 + 1000 * off), mean_divergence(numbers, off), rtol=1e-2)
+
+
+def test_one_picture_and_constant_answers_have_a_divergence_as_well() -> None:
+    assert mean_divergence(np.full(1, 4, np.float32), np.full(1, 5, np.float32)) == 1 / 32
+    assert mean_divergence(np.zeros(5, np.float32), np.ones(5, np.float32)) == 0.5
+
+
+def test_all_outputs_count() -> None:
+    logits, numbers = np.eye(3, dtype=np.float32) * 2, np.arange(3, dtype=np.float32)
+    apart = total_divergence((logits, numbers), (logits[::-1], numbers + 1))
+    assert np.isclose(apart, mean_divergence(logits, logits[::-1]) + mean_divergence(numbers, numbers + 1))
