@@ -76,7 +76,9 @@ class Job:
 
     @property
     def largest_bytes(self) -> int:
-        return max(coded.content_bytes for coded in self.artifacts)
+        """Of the contents that are held on the way, the base's included."""
+        base = self.base.stat().st_size if self.base else 0
+        return max(base, *(coded.content_bytes for coded in self.artifacts))
 
     def arguments(self) -> list[str]:
         coded = [[str(c.artifact), c.content_sha256, str(c.content_bytes)] for c in self.artifacts]

@@ -456,9 +456,10 @@ def _report(values: dict[str, Any], as_json: bool, *, hidden: tuple[str, ...] = 
             print(f"{key:<18}{_readable(value)}")
     for key, items in rows.items():
         if key not in hidden:
-            table = Table(*items[0], title=key, box=box.SIMPLE)
+            columns = list(dict.fromkeys(column for item in items for column in item))
+            table = Table(*columns, title=key, box=box.SIMPLE)
             for item in items:
-                table.add_row(*map(_readable, item.values()))
+                table.add_row(*(_readable(item.get(column, "")) for column in columns))
             console.print(table)
 
 

@@ -117,9 +117,9 @@ class Comparison:
         codings, failed = self._code(scenario.name, pairs)
         float_content = self._float(scenario.network)
         self._progress(scenario.name, 0.9, "asking")
-        accuracy = {
-            name: self._judge(pictures, name).accuracy(float_content, made.content()) for name in ("held out", "all pictures")
-        }
+        # What was searched with all labelled pictures has none held out.
+        sets = ("held out", "all pictures") if scenario.max_drop is None else ("all pictures",)
+        accuracy = {name: self._judge(pictures, name).accuracy(float_content, made.content()) for name in sets}
         return _row(scenario, codings, failed, made, accuracy=accuracy)
 
     def _update(self, scenario: Update) -> Row:

@@ -53,7 +53,10 @@ class CodingFailed(Refusal):
 
 
 def measure(coder: Coder, base: Path | None, new: Path, folder: Path, *, decodings: int = 1) -> Coding:
-    """Encode and decode ``new`` in fresh processes; the cheapest of ``decodings`` counts. Raises CodingFailed."""
+    """Encode and decode ``new`` in fresh processes; of ``decodings`` the quickest counts, and the most memory.
+
+    Raises CodingFailed.
+    """
     artifact, back = folder / "artifact", folder / "back"
     encode = _run(coder, "encode", base, new, artifact)
     costs = [_run(coder, "decode", base, artifact, back) for _ in range(decodings)]

@@ -107,16 +107,16 @@ def _tools(result: Result, kind: str) -> Table:
 
 def _arrivals(rows: Iterable[Row]) -> Table:
     table = _table(
-        "What arrives, on held-out pictures (top-1 of the float network -> of the artifact)",
+        "What arrives: of updates on held-out pictures, of first versions on the pictures named (top-1 of the float network -> "
+        "of the artifact)",
         ("scenario", "setting", "lost, said", "lost", "of float", "KL, nats", "before", "after"),
     )
     for row in rows:
         setting = ", ".join(f"{key} {value:.3g}" if isinstance(value, float) else key for key, value in row.setting.items())
         delivered = row.delivered
         if delivered is None:
-            before, after = (row.accuracy.get(name) for name in ("all pictures", "held out"))
-            seen = [f"{a.of_float:.1%} -> {a.shipped:.1%}" if a else NOTHING for a in (before, after)]
-            table.add_row(row.scenario.name, setting, *[NOTHING] * 4, f"(all) {seen[0]}", seen[1])
+            seen = [f"{name}: {a.of_float:.1%} -> {a.shipped:.1%}" for name, a in row.accuracy.items()]
+            table.add_row(row.scenario.name, setting, *[NOTHING] * 4, *seen)
             continue
         top1 = (f"{a.of_float:.1%} -> {a.shipped:.1%}" for a in (delivered.before, delivered.after))
         lost = (_share(value) for value in (row.lost_said, delivered.lost, delivered.lost_of_float))

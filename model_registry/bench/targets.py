@@ -85,11 +85,11 @@ def _full_within(points: float) -> Callable[[Sequence[Row]], Figure | None]:
 
 
 def _delta(*names: str, max_lost: float) -> Callable[[Sequence[Row]], Figure | None]:
-    """The largest delta of these scenarios, with what was lost on held-out pictures."""
+    """The largest delta of these scenarios, all of them, with what was lost on held-out pictures."""
 
     def figure(rows: Sequence[Row]) -> Figure | None:
         found = [(row, coding) for row in _named(rows, names) if (coding := row.best(OURS)) is not None]
-        if not found:
+        if len(found) < len(names):
             return None
         row, coding = max(found, key=lambda pair: pair[1].bytes)
         worst = max((_lost(row) for row, _ in found), default=0.0)

@@ -246,12 +246,14 @@ def proven(content: Content) -> Content:
     answered = {seed: session.run(golden.golden_inputs(content.manifest, seed)) for seed in GOLDEN_SEEDS}
     vectors = _telling([golden.summarise(seed, answer) for seed, answer in answered.items()])
     inputs = [golden.golden_inputs(content.manifest, vector.seed) for vector in vectors]
-    for values, vector, other in zip(inputs, vectors, _second_opinion(content, inputs), strict=True):
+    for vector, other in zip(vectors, _second_opinion(content, inputs), strict=True):
         answer = answered[vector.seed]
         spread = max(float(np.abs(a).max()) for a in answer)
         worst = max(float(np.abs(a - b).max()) for a, b in zip(answer, other, strict=True))
         if not worst <= ENGINE_TOLERANCE * max(spread, 1e-6):
-            raise ModelUnusable(f"two engines disagree by {worst:.3g} on {next(iter(values))!r}; the model is not safe to ship")
+            raise ModelUnusable(
+                f"two engines disagree by {worst:.3g} on golden input {vector.seed}; the model is not safe to ship"
+            )
     return Content(replace(content.manifest, golden=vectors), content.graph, content.tensors)
 
 

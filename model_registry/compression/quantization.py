@@ -2,13 +2,14 @@
 
 Without any data, in this order:
 
-1. A tensor with at most 256 different values is already quantised: its values become a codebook, rounded to float16 (half a
-   thousandth) unless they are too small for that.
+1. What is empty or has values that are no finite numbers stays float32.
 2. A bias of a convolution or linear layer: an 8-bit grid up to its largest value.
 3. Another vector, or a scalar: float16 where that is precise enough. There are few of them and some are variances.
-4. A weight tensor: a uniform grid with the step ``setting.step`` x rms of the tensor x (its share of all weights)^(1/4).
-   For equal damage a byte, rate-distortion theory gives the power 1/2; measured on ImageNet weights, 1/4 loses less,
-   because small tensors feed everything behind them.
+4. A weight tensor with at most 256 different values is already quantised: its values become a codebook, rounded to float16
+   (half a thousandth) unless they are too small for that.
+5. Any other weight tensor: a uniform grid with the step ``setting.step`` x rms of the tensor x (its share of all
+   weights)^(1/4). For equal damage a byte, rate-distortion theory gives the power 1/2; measured on ImageNet weights, 1/4
+   loses less, because small tensors feed everything behind them.
 
 Everything is a function of the weights and the setting alone, so the same input gives the same bytes.
 """

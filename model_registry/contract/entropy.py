@@ -36,12 +36,11 @@ Uniform = constriction.stream.model.Uniform
 
 PRECISION_BITS = 24
 TOTAL = 1 << PRECISION_BITS
-MAX_ALPHABET = 4096
 MAX_BITS = 16
 # The coder answers in int32: decoding piecewise keeps that copy small beside the tensor it fills.
 CHUNK = 1 << 16
 # A step through the symbols is often mispredicted, so it costs as much as so many halvings.
-STEPS_A_HALVING = 8
+HALVINGS_A_STEP = 8
 
 # A weight is coded as a token: floating-point-like levels with 0 to 3 bits of mantissa, below 2^24.
 WEIGHT_BITS = 24
@@ -81,7 +80,7 @@ class Table:
     def _is_steep(self) -> bool:
         """Whether going through the symbols from 0 on finds them faster than halving does, which is all that it changes."""
         count = self.frequencies.size
-        return int(self.frequencies @ np.arange(count)) * STEPS_A_HALVING < TOTAL * count.bit_length()
+        return int(self.frequencies @ np.arange(count)) * HALVINGS_A_STEP < TOTAL * count.bit_length()
 
 
 @cache

@@ -11,7 +11,7 @@ MIB = 1024 * 1024
 class Limits:
     """What a reader is ready to spend on one artifact; sizes in bytes.
 
-    A vehicle replaces ``max_artifact_bytes`` and ``max_content_bytes`` by the lengths in signed metadata.
+    A vehicle replaces ``max_content_bytes`` by the length in signed metadata, and bounds the artifact while it downloads.
     """
 
     max_artifact_bytes: int = 256 * MIB

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from enum import IntEnum
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -54,6 +55,11 @@ class Contexts:
     def read(self, reader: SymbolReader) -> None:
         self._activity = [reader.partition(length, ALPHABET, np.uint8) for length in self._lengths]
 
+    @cached_property
+    def _levels(self) -> list[npt.NDArray[np.uint8]]:
+        """The activity as it is summed up."""
+        return [np.where(lengths > 0, lengths, NOTHING).astype(np.uint8) for lengths in self._activity]
+
     @property
     def changing_rows(self) -> npt.NDArray[np.bool_]:
         """In which rows values change; there has to be an activity of rows."""
@@ -87,7 +93,7 @@ class Contexts:
 
         The sum of the activities tells the context.
         """
-        rows, *columns = (np.where(lengths > 0, lengths, NOTHING).astype(np.uint8) for lengths in self._activity)
+        rows, *columns = self._levels
         if not columns:
             return _first_contexts(rows[touched], kinds)
         across, found = columns[0], []

@@ -70,28 +70,24 @@ class _Rows:
     columns: npt.NDArray[np.bool_]
     leans: Integers | None
 
-    @property
-    def octaves(self) -> Integers:
-        """Binary logarithms of the spreads, rounded down."""
-        return (self.spreads >> 1) - SPREAD_OFFSET
-
-    @property
-    def shifts(self) -> Reals:
-        """The centres as distances."""
-        return np.ldexp(self.centres.astype(np.float64), self.octaves - CELL_OCTAVES)
+    def shifts(self, index: Integers) -> Reals:
+        """The centres of the rows ``index`` as distances."""
+        return np.ldexp(self.centres[index].astype(np.float64), _octaves(self.spreads[index]) - CELL_OCTAVES)
 
     def moving(self, part: slice) -> tuple[slice | Integers, Integers]:
         """Of a block the places, counted from its start, in a moving row and column; and their rows."""
-        crossing = self.sides[2]
-        row_size = self.sides[1] * crossing
-        first, last = part.start // row_size, (part.stop - 1) // row_size + 1
-        inside = slice(part.start - first * row_size, part.stop - first * row_size)
-        rows = np.repeat(np.arange(first, last), row_size)[inside]
-        if self.columns.all() and self.spreads[first:last].all():
+        _, side, crossing = self.sides
+        crossings = np.arange(part.start, part.stop) // crossing
+        rows = crossings // side
+        if self.columns.all() and self.spreads[rows[0] : rows[-1] + 1].all():
             return slice(0, rows.size), rows
-        moves = self.columns[:, np.newaxis] & np.ones(crossing, np.bool_)
-        found = np.flatnonzero((moves.ravel() & (self.spreads[first:last, np.newaxis] > 0)).ravel()[inside])
+        found = np.flatnonzero(self.columns[crossings - rows * side] & (self.spreads[rows] > 0))
         return found, rows[found]
+
+
+def _octaves(spreads: Integers) -> Integers:
+    """Their binary logarithms, rounded down."""
+    return (spreads >> 1) - SPREAD_OFFSET
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -108,11 +104,11 @@ class _Cells:
         """Cells for ``weights`` that lie in the rows ``index``."""
         info = np.finfo(dtype)
         with np.errstate(all="ignore"):
-            moved = (weights + rows.shifts[index]).astype(dtype)
+            moved = (weights + rows.shifts(index)).astype(dtype)
         expected = np.clip(moved, info.min, info.max).astype(np.float64)
         units = np.maximum(_exponents(expected), info.minexp) - info.nmant
         spreads = rows.spreads[index]
-        above = (spreads >> 1) - SPREAD_OFFSET - units
+        above = _octaves(spreads) - units
         widths = _powers(units + np.maximum(above - CELL_OCTAVES, 0))
         contexts = 2 * (np.clip(above, LEAST_OCTAVES, MOST_OCTAVES) - LEAST_OCTAVES) + (spreads & 1)
         return cls(expected, widths, contexts, dtype)
@@ -214,14 +210,14 @@ def _measure(weights: Array, values: Array, changed: npt.NDArray[np.bool_], side
     grid = np.ldexp(1.0, (spreads >> 1) - SPREAD_OFFSET - CELL_OCTAVES)
     centres = np.where(centred & moves, np.clip(np.rint(means / grid), -MAX_CENTRE, MAX_CENTRE), 0).astype(np.int64)
     columns = np.asarray(changed.reshape(sides).any(axis=(0, 2)))
-    return _Rows(sides, spreads, centres, columns, _leans(weights, values, changed, rows_of=row_size, count=count))
+    return _Rows(sides, spreads, centres, columns, _leans(weights, values, changed, row_size=row_size, count=count))
 
 
-def _leans(weights: Array, values: Array, changed: npt.NDArray[np.bool_], *, rows_of: int, count: int) -> Integers | None:
+def _leans(weights: Array, values: Array, changed: npt.NDArray[np.bool_], *, row_size: int, count: int) -> Integers | None:
     zeros = np.flatnonzero((weights == 0) & (values == 0))
     if not changed[weights == 0].any():
         return None
-    rows = zeros // rows_of
+    rows = zeros // row_size
     sizes, negative = np.bincount(rows, minlength=count), np.bincount(rows[np.signbit(values[zeros])], minlength=count)
     leans: Integers = (negative * (2 * LEANS - 2) + sizes) // np.maximum(2 * sizes, 1)
     return leans

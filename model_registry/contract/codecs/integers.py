@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from model_registry.contract.errors import MalformedArtifact
 from model_registry.contract.tensors import Encoding
 
 Array = npt.NDArray[Any]
@@ -49,6 +50,14 @@ def look_up(table: npt.NDArray[np.uint8], places: npt.NDArray[np.uint8]) -> npt.
         piece = slice(start, start + PIECE)
         found[piece] = np.frombuffer(wanted[piece].tobytes().translate(entries), np.uint8)
     return found.reshape(places.shape)
+
+
+def fitting(integers: Array, dtype: np.dtype[Any]) -> Array:
+    """The same integers as ``dtype``. Raises MalformedArtifact for those that it does not have."""
+    found: Array = integers.astype(dtype)
+    if (found != integers).any():
+        raise MalformedArtifact("a value is beyond what its tensor can hold")
+    return found
 
 
 def signed(differences: Array, width: int) -> Array:
@@ -136,13 +145,13 @@ class IntegerView:
         return magnitudes >> (23 if self.encoding is Encoding.FLOAT32 else 10)
 
     def values(self, integers: Array) -> Array:
-        """The inverse of ``integers``."""
+        """The inverse of ``integers``. Raises MalformedArtifact where a grid of 16 bits does not reach."""
         match self.encoding:
             case Encoding.CODEBOOK:
                 return look_up(self.entries, integers.astype(np.uint8, copy=False))
             case Encoding.GRID8:
                 return np.bitwise_xor(integers.astype(np.uint8), np.uint8(128)).view(np.int8)
             case Encoding.GRID16:
-                return integers.astype("<i2")
+                return fitting(integers, self.encoding.dtype)
             case Encoding.FLOAT32 | Encoding.FLOAT16:
                 return from_ordered(integers, self.encoding.dtype)

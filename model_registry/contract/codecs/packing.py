@@ -8,10 +8,10 @@ import numpy as np
 import numpy.typing as npt
 
 from model_registry.contract.content import ByteReader
+from model_registry.contract.errors import MalformedArtifact
 
 Integers = npt.NDArray[np.integer[Any]]
 
-MAX_WIDTH = 32
 WORD_BYTES = 8
 
 
@@ -29,6 +29,8 @@ def unpack(reader: ByteReader, widths: Integers) -> npt.NDArray[np.int64]:
     ends = np.cumsum(widths, dtype=np.int64)
     total = int(ends[-1]) if ends.size else 0
     data = reader.take(-(-total // 8)) + bytes(WORD_BYTES)
+    if total % 8 and data[total // 8] >> total % 8:
+        raise MalformedArtifact("packed numbers are filled up with something else than zeros")
     # Every place of the data as a 64-bit word: a number starts in the first byte of its word and is at most 39 bits away.
     words = np.ndarray(len(data) - WORD_BYTES + 1, "<u8", data, strides=(1,))
     starts = ends - widths

@@ -101,11 +101,19 @@ def decompress(frame: bytes, *, max_bytes: int, dictionary: bytes = b"") -> byte
             raise LimitExceeded(f"a zstd frame of {declared} bytes is above the {max_bytes} that can be in it")
         decompressor = zstandard.ZstdDecompressor(dict_data=_dictionary(dictionary))
         data = decompressor.decompress(frame, max_output_size=declared, allow_extra_data=False)
+        # Of a frame that declares nothing the library looks at no more than the head.
+        if not declared and not _is_empty_frame(decompressor, frame):
+            raise MalformedArtifact("a zstd frame that declares nothing is no such frame, or more follows it")
     except zstandard.ZstdError as exc:
         raise MalformedArtifact(f"a zstd frame is unreadable: {exc}") from exc
     if len(data) != declared:
         raise MalformedArtifact("a zstd frame has another length than it declares")
     return data
+
+
+def _is_empty_frame(decompressor: zstandard.ZstdDecompressor, frame: bytes) -> bool:
+    reading = decompressor.decompressobj()
+    return not reading.decompress(frame) and reading.eof and not reading.unused_data
 
 
 def _dictionary(data: bytes) -> zstandard.ZstdCompressionDict | None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from model_registry.contract.codecs.integers import Array, IntegerView, from_ordered, ordered
+from model_registry.contract.codecs.integers import Array, IntegerView, fitting, from_ordered, ordered
 from model_registry.contract.codecs.numbers import blocks, read_numbers, write_numbers
 from model_registry.contract.codecs.sections import Sink, Source, compress, decompress
 from model_registry.contract.entropy import unzigzag, zigzag
@@ -95,7 +95,7 @@ def _read(coder: ValueCoder, view: IntegerView, size: int, source: Source) -> Ar
         case ValueCoder.NUMBERS:
             values = np.empty(size, dtype)
             for part in blocks(size):
-                values[part] = unzigzag(read_numbers(source.symbols, part.stop - part.start)).astype(dtype)
+                values[part] = fitting(unzigzag(read_numbers(source.symbols, part.stop - part.start)), dtype)
             return values
         case ValueCoder.PLANES:
             return _from_planes([source.symbols.partition(size, 256, np.uint8) for _ in range(dtype.itemsize)], dtype)

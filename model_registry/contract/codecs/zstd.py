@@ -6,6 +6,7 @@ The same as ``zstd --patch-from``; the window spans both contents.
 from __future__ import annotations
 
 from model_registry.contract.codecs.sections import compress, decompress
+from model_registry.contract.errors import MalformedArtifact
 from model_registry.contract.limits import MIB
 
 LEVEL = 19
@@ -19,5 +20,8 @@ def encode(base: bytes, new: bytes) -> bytes:
 
 
 def decode(base: bytes, payload: bytes, *, size: int) -> bytes:
-    """At most ``size`` bytes. Raises MalformedArtifact, LimitExceeded."""
-    return decompress(payload, max_bytes=size, dictionary=base)
+    """The ``size`` bytes of the new content. Raises MalformedArtifact, LimitExceeded."""
+    data = decompress(payload, max_bytes=size, dictionary=base)
+    if len(data) != size:
+        raise MalformedArtifact(f"a zstd delta makes {len(data)} bytes where {size} are declared")
+    return data

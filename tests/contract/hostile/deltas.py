@@ -113,13 +113,20 @@ def _zstd() -> Iterator[Hostile]:
     yield case("bomb that denies it", zstd_bomb(declared=SIZE, blocks=16384), MalformedArtifact)
     yield case("result is no content", zstandard.ZstdCompressor().compress(bytes(SIZE)), ContentMismatch)
     short = zstandard.ZstdCompressor().compress(bytes(SIZE - 1))
-    yield case("result too short", short, ContentMismatch)
+    yield case("result too short", short, MalformedArtifact)
 
 
 def _one_step(size: int, step: int) -> Sink:
     """The first of so many values of one context changes."""
     sink, none = Sink(), np.zeros(1, np.int64)
     sink.changes.append(Changes(size, none + size, none, none + step, none, 1))
+    return sink
+
+
+def _wide_change() -> Sink:
+    """One of 320 values in one context changes by more than 16 bits hold."""
+    sink = Sink()
+    write_numbers(sink.symbols, np.array([2 * 70_000, *[0] * 319]), np.zeros(320, np.int64), 3)
     return sink
 
 
@@ -167,6 +174,10 @@ def _model() -> Iterator[Hostile]:
     yield case("a sparse step beyond the alphabet", named(b"conv.bias", 2, (32,), 1), b"\x10\x30", 4 + 32, step)
     step = _one_step(320, 2**17)
     yield case("a sparse step beyond 16 bits", named(b"rows.weight", 3, (8, 40), 8), b"\x10\x30", 4 * 8 + 2 * 320, step)
+    wide = Sink()
+    write_numbers(wide.symbols, np.array([2 * 70_000, *[0] * 319]))
+    yield case("a number beyond 16 bits", named(b"rows.weight", 3, (8, 40), 8), b"\x10\x03", 4 * 8 + 2 * 320, wide)
+    yield case("a change beyond 16 bits", named(b"rows.weight", 3, (8, 40), 8), b"\x10\x20", 4 * 8 + 2 * 320, _wide_change())
     yield case("drift of a tensor that the base lacks", named(b"other", 0, (3,), 0), b"\x03\x2c", 12)
     yield case("drift of integers", named(weight, 4, (32, 16, 3, 3), 32), b"\x10\x2c", 128 + 4608)
     yield case("drift of nothing", named(b"full.weight", 0, (0, 30), 0), b"\x03\x2c", 0)
