@@ -14,7 +14,6 @@ import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -97,7 +96,7 @@ def finetune(
     with training_in(checkpoints, identity) as kept, deterministic():
         weights = _Training(lesson, settings, kept, progress).run()
     content = compress(replace(network, weights=weights), Setting(), base=base, progress=lambda _, name: progress(1.0, name))
-    content = _with_recipe(content, {**asdict(settings), "pictures": len(trained)})
+    content = content.with_recipe(finetuned={**asdict(settings), "pictures": len(trained)})
     after = evaluate(content_engine(content), preprocessing, held_out).top1
     return Finetuned(content, pruning.density(_matrices(content.weights())), len(trained), len(held_out), before, after)
 
@@ -236,10 +235,3 @@ def _identity(network: SourceNetwork, samples: list[Sample], settings: Finetunin
         "pictures": pictures.hexdigest(),
         "settings": hashlib.sha256(canonical_json(how)).hexdigest(),
     }
-
-
-def _with_recipe(content: Content, finetuned: dict[str, Any]) -> Content:
-    """The lineage tells how the weights were trained."""
-    lineage = content.manifest.lineage
-    lineage = replace(lineage, recipe={**lineage.recipe, "finetuned": finetuned})
-    return Content(replace(content.manifest, lineage=lineage), content.graph, content.tensors)

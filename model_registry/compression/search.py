@@ -124,8 +124,9 @@ def calibrate(
         found = smallest()
     lost, noise = everyone.divergences(found.content)[0], _noise(everyone, kept)[0]
     whole = everyone.divergences(base)[0]
-    outcome = {"lost": round(float(lost / whole), 4), "noise": round(float(min(noise, lost) / whole), 4), "like": like}
-    return replace(found, content=_with_outcome(found.content, outcome))
+    # Instead of the loss that was worked out from weights.
+    told = {"lost": round(float(lost / whole), 4), "noise": round(float(min(noise, lost) / whole), 4), "like": like}
+    return replace(found, content=found.content.with_recipe(**told))
 
 
 class _Shown:
@@ -225,13 +226,6 @@ def _comparable(base: Content, network: SourceNetwork) -> bool:
     """Whether both take the same pictures and choose among the same classes."""
     ours = (network.manifest.inputs, network.manifest.preprocessing, output_classes(network.graph))
     return (base.manifest.inputs, base.manifest.preprocessing, output_classes(base.graph)) == ours
-
-
-def _with_outcome(content: Content, outcome: dict[str, Any]) -> Content:
-    """The lineage tells the loss that was measured on answers, instead of the one computed from weights."""
-    lineage = content.manifest.lineage
-    lineage = replace(lineage, recipe={**lineage.recipe, **outcome})
-    return Content(replace(content.manifest, lineage=lineage), content.graph, content.tensors)
 
 
 def within_drop(

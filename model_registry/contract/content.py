@@ -12,8 +12,9 @@ import hashlib
 import math
 import struct
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -58,6 +59,11 @@ class Content:
     def named(self, family: str, version: str) -> Content:
         """The same model released under a name; a different content, because the name is part of it. Raises ManifestRefused."""
         return Content(self.manifest.named(family, version), self.graph, self.tensors)
+
+    def with_recipe(self, **more: Any) -> Content:
+        """The same model, of whose making the lineage tells more; a different content, as with a name."""
+        lineage = replace(self.manifest.lineage, recipe={**self.manifest.lineage.recipe, **more})
+        return Content(replace(self.manifest, lineage=lineage), self.graph, self.tensors)
 
     @classmethod
     def from_data(cls, data: bytes, limits: Limits = DEFAULT_LIMITS) -> Content:
