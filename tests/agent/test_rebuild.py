@@ -16,6 +16,7 @@ from client_agent import rebuild as rebuilding
 from client_agent.rebuild import Coded, Job, rebuild
 from client_agent.stop import Stopped, StopSignal
 from model_registry.contract.content import Content
+from model_registry.contract.delta import Codec
 from model_registry.contract.errors import ArtifactRefused, ContentMismatch, LimitExceeded, WrongBase
 from model_registry.contract.full import encode_full
 from model_registry.deltas import make_delta
@@ -141,6 +142,14 @@ def test_the_allowance_is_enough_for_a_large_content(tmp_path: Path) -> None:
     task = job(tmp_path, encode_full(content), content)
     run(task)
     assert task.out.stat().st_size == len(content.data)
+
+
+def test_the_allowance_counts_the_base_that_is_left_behind(tmp_path: Path, v1: Content) -> None:
+    large = make_content("1.0.0", hidden=1500)
+    task = job(tmp_path, make_delta(large, v1, Codec.ZSTD).data, v1, large)
+    assert task.largest_bytes == len(large.data) > len(v1.data)
+    run(task)
+    assert task.out.read_bytes() == v1.data
 
 
 def test_the_parents_own_limits_are_untouched(tmp_path: Path, v1: Content) -> None:

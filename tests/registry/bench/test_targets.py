@@ -56,6 +56,13 @@ def test_the_worst_of_the_updates_is_judged() -> None:
     assert "all-layers-more" in found.note
 
 
+@pytest.mark.parametrize("more", [{}, {OURS: (coding("delta model", 9_000, decodes=False),)}])
+def test_a_target_about_two_updates_is_not_reached_by_one(more: dict[str, tuple[Coding, ...]]) -> None:
+    slight = row("all-layers-slightly", {OURS: (coding("delta model", 15_000),)})
+    for rows in ([slight], [slight, row("all-layers-more", more)]):
+        assert check("all layers", *rows).reached is None
+
+
 def test_ratios_take_the_best_tool_and_the_smallest_of_ours() -> None:
     codings = {
         OURS: (coding("full", 90_000), coding("delta model", 10_000), coding("delta zstd", 12_000)),

@@ -14,7 +14,7 @@ import torch
 from onnx import numpy_helper
 from PIL import Image
 
-from model_registry.cli import app, run
+from model_registry.cli import _report, app, run
 from model_registry.compression.pipeline import compress_checkpoint
 from model_registry.compression.recipe import Recipe
 from model_registry.compression.updates import LOST_LIMIT
@@ -154,6 +154,14 @@ def test_calibration_reports_the_curve_it_saw(deltafleet: Command, tmp_path: Pat
     assert {point["setting"].removesuffix(", halves") for point in on_halves} >= {
         point["setting"] for point in dropped["curve"][-1:]
     }
+
+
+def test_a_table_has_a_heading_for_every_column(capsys: pytest.CaptureFixture[str]) -> None:
+    points = [{"setting": "lossless", "damage": 0.0}, {"setting": "price 1e-07", "damage": 0.2, "expected": 0.3}]
+    _report({"curve": points}, as_json=False)
+    printed = capsys.readouterr().out
+    assert "expected" in printed
+    assert "0.3" in printed
 
 
 def test_an_update_much_smaller_than_the_error_of_its_base_brings_advice(
