@@ -13,7 +13,7 @@ from model_registry.contract.content import Content
 from model_registry.contract.errors import ModelUnusable
 from model_registry.contract.preprocessing import Preprocessing
 from model_registry.contract.session import Session
-from model_registry.models.evaluation import answers_to, read_picture
+from model_registry.models.evaluation import answers_to, picture_input, read_picture
 
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
@@ -23,7 +23,7 @@ class Judges:
     """Pictures that are shown to one network after the other, each of them once.
 
     ``temperature``: the one at which the float network is undecided, found on these pictures unless it is given.
-    Raises ModelUnusable when the float network's answers are no numbers.
+    Raises ModelUnusable when the float network's answers are no numbers, or it takes more than one picture.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Judges:
         return self._known[content.sha256]
 
     def _answers(self, content: Content) -> tuple[Floats, ...]:
-        name = content.manifest.inputs[0].name
+        name = picture_input(content.manifest)
         return answers_to(Session(content), ({name: picture} for picture in self._pictures()))
 
     def _pictures(self) -> Iterator[Floats]:

@@ -44,6 +44,7 @@ from model_registry.models.evaluation import (
     Sample,
     content_engine,
     labelled_logits,
+    picture_input,
     pictures,
     read_picture,
     spread,
@@ -326,7 +327,7 @@ def _calibrated_on_all(network: SourceNetwork, found: Search, measured: Calibrat
 
 def _measured(network: SourceNetwork, paths: Sequence[Path], progress: Progress) -> Calibration:
     """The network on the pictures."""
-    preprocessing, name = _preprocessing(network), network.manifest.inputs[0].name
+    preprocessing, name = _preprocessing(network), picture_input(network.manifest)
     requests = [{name: preprocessing.apply(read_picture(path))} for path in paths]
     return calibrate_layers(network.exact(), requests, progress=progress)
 

@@ -20,6 +20,7 @@ from PIL import Image
 from model_registry.architectures import architecture
 from model_registry.contract.content import Content
 from model_registry.contract.errors import MalformedArtifact, ModelUnusable
+from model_registry.contract.manifest import Manifest
 from model_registry.contract.preprocessing import Preprocessing
 from model_registry.contract.session import Session
 from model_registry.models.checkpoints import MIB
@@ -124,10 +125,15 @@ def labelled_logits(
 
 def session_engine(session: Session) -> Engine:
     """A content on ONNX Runtime, as on a vehicle. Raises ModelUnusable for a network that does not take one picture."""
-    if len(session.manifest.inputs) != 1:
-        raise ModelUnusable("the network does not take one picture and cannot be evaluated on pictures")
-    name = session.manifest.inputs[0].name
+    name = picture_input(session.manifest)
     return lambda picture: np.asarray(session.run({name: picture})[0], np.float32).reshape(-1)
+
+
+def picture_input(manifest: Manifest) -> str:
+    """The name of the only input. Raises ModelUnusable when there are several."""
+    if len(manifest.inputs) != 1:
+        raise ModelUnusable("the network does not take one picture and cannot be evaluated on pictures")
+    return manifest.inputs[0].name
 
 
 def torch_engine(name: str, weights: dict[str, Floats]) -> Engine:

@@ -17,6 +17,7 @@ from model_registry.compression.pipeline import SourceNetwork, read_network
 from model_registry.compression.recipe import Recipe
 from model_registry.contract.content import Content
 from model_registry.contract.errors import ModelUnusable
+from model_registry.contract.manifest import InputSpec
 from model_registry.contract.session import Session
 from model_registry.models.evaluation import Sample, answers_to
 from tests.registry.networks import SMALL
@@ -166,6 +167,14 @@ def test_a_network_without_a_layer_to_calibrate_is_refused(make: Make, folder: P
         search.calibrate(twice, folder, base=None, progress=quiet)
     with pytest.raises(ModelUnusable, match="no layer that can be calibrated"):
         search.within_drop(twice, [Sample(path, 0) for path in folder.iterdir()], 1.0, base=None, progress=quiet)
+
+
+def test_a_network_that_takes_more_than_a_picture_is_refused(make: Make, folder: Path) -> None:
+    node, shapes = dense("y", 10)
+    network = make([node], ["y"], shapes)
+    manifest = replace(network.manifest, inputs=(*network.manifest.inputs, InputSpec("speed", "float32", (1,))))
+    with pytest.raises(ModelUnusable, match="does not take one picture"):
+        search.calibrate(replace(network, manifest=manifest), folder, base=None, progress=quiet)
 
 
 def test_nothing_may_be_lost_of_an_update_that_brings_nothing(make: Make, folder: Path) -> None:
