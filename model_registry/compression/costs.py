@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from model_registry.compression.lattices import MAGNITUDES, Integers, Lattice
+from model_registry.compression.lattices import KNOWN_MAGNITUDES, Integers, Lattice
 
 Doubles = npt.NDArray[np.floating[Any]]
 # Of levels (groups, outputs, inputs) or (groups, outputs): one column of a group, a group, or all of them.
@@ -114,9 +114,9 @@ class PruningCosts:
         self._zero, self._base = lattice.zero, base
         moved, magnitudes = levels != base, lattice.magnitude(base)
         share = max(float(moved.mean()), 0.5 / max(moved.size, 1))
-        total = np.bincount(magnitudes.ravel(), minlength=MAGNITUDES)
+        total = np.bincount(magnitudes.ravel(), minlength=KNOWN_MAGNITUDES)
         self.told = BITS_OF_A_KIND * int(np.count_nonzero(total))
-        changed = np.bincount(magnitudes[moved], minlength=MAGNITUDES)
+        changed = np.bincount(magnitudes[moved], minlength=KNOWN_MAGNITUDES)
         # A magnitude that is seldom seen resembles the others.
         rates = np.clip((changed + 4 * share) / (total + 4), 1e-5, 0.98)
         self._stays, self._changes = -np.log2(1 - rates)[magnitudes], -np.log2(rates)[magnitudes]

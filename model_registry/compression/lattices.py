@@ -15,7 +15,7 @@ from model_registry.contract.codecs.prediction import WIDTHS, ZERO, eighths_belo
 Doubles = npt.NDArray[np.floating[Any]]
 Integers = npt.NDArray[np.int64]
 # Zero is the last magnitude of levels that are known.
-MAGNITUDES = ZERO + 1
+KNOWN_MAGNITUDES = ZERO + 1
 # What the coder counts the magnitudes of 16-bit levels from.
 LARGEST_MAGNITUDE = 2.0**15
 
@@ -42,7 +42,7 @@ class Lattice(Protocol):
         """0 to ``kinds`` - 1."""
 
     def magnitude(self, levels: Integers) -> Integers:
-        """0 to ``MAGNITUDES`` - 1, smaller for larger weights."""
+        """0 to ``KNOWN_MAGNITUDES`` - 1, smaller for larger weights."""
 
 
 @dataclass(frozen=True, slots=True)
