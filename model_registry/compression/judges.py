@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ from model_registry.contract.content import Content
 from model_registry.contract.errors import ModelUnusable
 from model_registry.contract.preprocessing import Preprocessing
 from model_registry.contract.session import Session
-from model_registry.models.evaluation import answers_to, picture_input, read_picture
+from model_registry.models.evaluation import answers_to, picture_input, prepared
 
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
@@ -54,12 +54,8 @@ class Judges:
 
     def _answers(self, content: Content) -> tuple[Floats, ...]:
         name = picture_input(content.manifest)
-        return answers_to(Session(content), ({name: picture} for picture in self._pictures()))
-
-    def _pictures(self) -> Iterator[Floats]:
-        for done, path in enumerate(self._paths):
-            yield self._preprocessing.apply(read_picture(path))
-            self._progress((done + 1) / len(self._paths), path.name)
+        shown = prepared(self._preprocessing, self._paths, self._progress)
+        return answers_to(Session(content), ({name: picture} for picture in shown))
 
 
 class Everyone:

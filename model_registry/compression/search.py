@@ -46,7 +46,7 @@ from model_registry.models.evaluation import (
     labelled_logits,
     picture_input,
     pictures,
-    read_picture,
+    prepared,
     spread,
 )
 from model_registry.models.graphs import output_classes
@@ -328,7 +328,7 @@ def _calibrated_on_all(network: SourceNetwork, found: Search, measured: Calibrat
 def _measured(network: SourceNetwork, paths: Sequence[Path], progress: Progress) -> Calibration:
     """The network on the pictures."""
     preprocessing, name = _preprocessing(network), picture_input(network.manifest)
-    requests = [{name: preprocessing.apply(read_picture(path))} for path in paths]
+    requests = [{name: picture} for picture in prepared(preprocessing, paths)]
     return calibrate_layers(network.exact(), requests, progress=progress)
 
 

@@ -96,13 +96,14 @@ def all_logits(
     engine: Engine, preprocessing: Preprocessing, paths: Sequence[Path], progress: Progress = lambda *_: None
 ) -> Floats:
     """Logits (pictures, classes). Raises MalformedArtifact for a picture that cannot be read."""
+    return np.stack([engine(picture) for picture in prepared(preprocessing, paths, progress)])
 
-    def rows() -> Iterator[Floats]:
-        for done, path in enumerate(paths):
-            yield engine(preprocessing.apply(read_picture(path)))
-            progress((done + 1) / len(paths), path.name)
 
-    return np.stack(list(rows()))
+def prepared(preprocessing: Preprocessing, paths: Sequence[Path], progress: Progress = lambda *_: None) -> Iterator[Floats]:
+    """Pictures as a network takes them, read one after the other. Raises MalformedArtifact for one that cannot be read."""
+    for done, path in enumerate(paths):
+        yield preprocessing.apply(read_picture(path))
+        progress((done + 1) / len(paths), path.name)
 
 
 def answers_to(session: Session, requests: Iterable[Mapping[str, npt.NDArray[Any]]]) -> tuple[Floats, ...]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -56,7 +57,7 @@ PRIOR_VALUES = 8
 CENTRE_COST = 4
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class _Rows:
     """Spread and centre of every row, and which columns move; a row whose spread is 0 stays.
 
@@ -70,18 +71,19 @@ class _Rows:
     columns: npt.NDArray[np.bool_]
     leans: Integers | None
 
-    def shifts(self, index: Integers) -> Reals:
-        """The centres of the rows ``index`` as distances."""
-        return np.ldexp(self.centres[index].astype(np.float64), _octaves(self.spreads[index]) - CELL_OCTAVES)
+    @cached_property
+    def shifts(self) -> Reals:
+        """The centres as distances."""
+        return np.ldexp(self.centres.astype(np.float64), _octaves(self.spreads) - CELL_OCTAVES)
 
     def moving(self, part: slice) -> tuple[slice | Integers, Integers]:
         """Of a block the places, counted from its start, in a moving row and column; and their rows."""
         _, side, crossing = self.sides
-        crossings = np.arange(part.start, part.stop) // crossing
-        rows = crossings // side
+        places = np.arange(part.start, part.stop)
+        rows = places // (side * crossing)
         if self.columns.all() and self.spreads[rows[0] : rows[-1] + 1].all():
             return slice(0, rows.size), rows
-        found = np.flatnonzero(self.columns[crossings - rows * side] & (self.spreads[rows] > 0))
+        found = np.flatnonzero(self.columns[places // crossing - rows * side] & (self.spreads[rows] > 0))
         return found, rows[found]
 
 
@@ -104,7 +106,7 @@ class _Cells:
         """Cells for ``weights`` that lie in the rows ``index``."""
         info = np.finfo(dtype)
         with np.errstate(all="ignore"):
-            moved = (weights + rows.shifts(index)).astype(dtype)
+            moved = (weights + rows.shifts[index]).astype(dtype)
         expected = np.clip(moved, info.min, info.max).astype(np.float64)
         units = np.maximum(_exponents(expected), info.minexp) - info.nmant
         spreads = rows.spreads[index]
@@ -207,7 +209,7 @@ def _measure(weights: Array, values: Array, changed: npt.NDArray[np.bool_], side
     variances = np.where(centred, variances, variances + np.square(means))
     moves = changed.reshape(count, -1).any(axis=1) if changed.size else np.zeros(count, np.bool_)
     spreads = np.where(moves, np.clip(np.frexp(variances)[1] + 2 * SPREAD_OFFSET, 1, MAX_SPREAD), 0).astype(np.int64)
-    grid = np.ldexp(1.0, (spreads >> 1) - SPREAD_OFFSET - CELL_OCTAVES)
+    grid = np.ldexp(1.0, _octaves(spreads) - CELL_OCTAVES)
     centres = np.where(centred & moves, np.clip(np.rint(means / grid), -MAX_CENTRE, MAX_CENTRE), 0).astype(np.int64)
     columns = np.asarray(changed.reshape(sides).any(axis=(0, 2)))
     return _Rows(sides, spreads, centres, columns, _leans(weights, values, changed, row_size=row_size, count=count))

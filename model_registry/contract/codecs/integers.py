@@ -52,7 +52,7 @@ def look_up(table: npt.NDArray[np.uint8], places: npt.NDArray[np.uint8]) -> npt.
     return found.reshape(places.shape)
 
 
-def fitting(integers: Array, dtype: np.dtype[Any]) -> Array:
+def _fitting(integers: Array, dtype: np.dtype[Any]) -> Array:
     """The same integers as ``dtype``. Raises MalformedArtifact for those that it does not have."""
     found: Array = integers.astype(dtype)
     if (found != integers).any():
@@ -152,6 +152,6 @@ class IntegerView:
             case Encoding.GRID8:
                 return np.bitwise_xor(integers.astype(np.uint8), np.uint8(128)).view(np.int8)
             case Encoding.GRID16:
-                return fitting(integers, self.encoding.dtype)
+                return _fitting(integers, self.encoding.dtype)
             case Encoding.FLOAT32 | Encoding.FLOAT16:
                 return from_ordered(integers, self.encoding.dtype)

@@ -111,6 +111,14 @@ def decompress(frame: bytes, *, max_bytes: int, dictionary: bytes = b"") -> byte
     return data
 
 
+def decompress_to(frame: bytes, *, size: int, dictionary: bytes = b"") -> bytes:
+    """As ``decompress``, to ``size`` bytes and no fewer."""
+    data = decompress(frame, max_bytes=size, dictionary=dictionary)
+    if len(data) != size:
+        raise MalformedArtifact(f"a zstd frame makes {len(data)} bytes where {size} belong")
+    return data
+
+
 def _is_empty_frame(decompressor: zstandard.ZstdDecompressor, frame: bytes) -> bool:
     reading = decompressor.decompressobj()
     return not reading.decompress(frame) and reading.eof and not reading.unused_data

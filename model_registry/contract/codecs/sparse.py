@@ -200,18 +200,14 @@ class _Expected:
         return to_steps(integers, before, alphabet, self.view.zero, signs) + self._pruned
 
     def stepped(self, steps: Steps, places: Long) -> Integers:
-        """The inverse of ``steps``. Raises MalformedArtifact for those that lead out of the values' type or alphabet."""
+        """The inverse of ``steps``. Raises MalformedArtifact for those that lead out of the alphabet."""
         before, signs, alphabet = self._before(places), self._directions_at(places), self.view.alphabet
         steps = steps - self._pruned
         if alphabet is None:
-            after: Integers = before + mirrored(unzigzag(steps.astype(np.int64)), signs)
-            fits = (after == after.astype(self.view.encoding.dtype)).all()
-        else:
-            after = from_steps(steps, before, alphabet, self.view.zero, signs)
-            fits = (steps < alphabet).all()
-        if not fits:
+            return np.asarray(before + mirrored(unzigzag(steps.astype(np.int64)), signs))
+        if (steps >= alphabet).any():
             raise MalformedArtifact("a change leads beyond what its tensor can hold")
-        return after
+        return from_steps(steps, before, alphabet, self.view.zero, signs)
 
     def _before(self, places: Long) -> Integers:
         """What steps lead from: no step from the prediction is none, while one from zero may be."""

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from model_registry.contract.codecs.integers import Array, IntegerView, fitting, from_ordered, ordered
+from model_registry.contract.codecs.integers import Array, IntegerView, from_ordered, ordered
 from model_registry.contract.codecs.numbers import blocks, read_numbers, write_numbers
-from model_registry.contract.codecs.sections import Sink, Source, compress, decompress
+from model_registry.contract.codecs.sections import Sink, Source, compress, decompress_to
 from model_registry.contract.entropy import unzigzag, zigzag
-from model_registry.contract.errors import MalformedArtifact, UnsupportedArtifact
+from model_registry.contract.errors import UnsupportedArtifact
 from model_registry.contract.tensors import EncodedTensor, Encoding
 
 ZSTD_LEVEL = 12
@@ -86,16 +86,14 @@ def _read(coder: ValueCoder, view: IntegerView, size: int, source: Source) -> Ar
         case ValueCoder.RAW:
             return np.frombuffer(source.blob.take(size * dtype.itemsize), dtype)
         case ValueCoder.ZSTD:
-            data = decompress(source.blob.take(source.blob.number("I")), max_bytes=size * dtype.itemsize)
-            if len(data) != size * dtype.itemsize:
-                raise MalformedArtifact("a compressed tensor has the wrong length")
-            return np.frombuffer(data, dtype)
+            frame = source.blob.take(source.blob.number("I"))
+            return np.frombuffer(decompress_to(frame, size=size * dtype.itemsize), dtype)
         case ValueCoder.SYMBOLS:
             return view.values(source.symbols.partition(size, view.alphabet or 1, np.uint8))
         case ValueCoder.NUMBERS:
             values = np.empty(size, dtype)
             for part in blocks(size):
-                values[part] = fitting(unzigzag(read_numbers(source.symbols, part.stop - part.start)), dtype)
+                values[part] = view.values(unzigzag(read_numbers(source.symbols, part.stop - part.start)))
             return values
         case ValueCoder.PLANES:
             return _from_planes([source.symbols.partition(size, 256, np.uint8) for _ in range(dtype.itemsize)], dtype)

@@ -5,8 +5,7 @@ The same as ``zstd --patch-from``; the window spans both contents.
 
 from __future__ import annotations
 
-from model_registry.contract.codecs.sections import compress, decompress
-from model_registry.contract.errors import MalformedArtifact
+from model_registry.contract.codecs.sections import compress, decompress_to
 from model_registry.contract.limits import MIB
 
 LEVEL = 19
@@ -21,7 +20,4 @@ def encode(base: bytes, new: bytes) -> bytes:
 
 def decode(base: bytes, payload: bytes, *, size: int) -> bytes:
     """The ``size`` bytes of the new content. Raises MalformedArtifact, LimitExceeded."""
-    data = decompress(payload, max_bytes=size, dictionary=base)
-    if len(data) != size:
-        raise MalformedArtifact(f"a zstd delta makes {len(data)} bytes where {size} are declared")
-    return data
+    return decompress_to(payload, size=size, dictionary=base)
