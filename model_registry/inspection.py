@@ -82,7 +82,10 @@ def describe_content(content: Content) -> dict[str, Any]:
         "golden_vectors": len(manifest.golden),
         "quantized_against": manifest.lineage.base_sha256,
         "recipe": dict(manifest.lineage.recipe),
-        "tensors": [{"name": t.name, "shape": list(t.shape), "encoding": t.encoding.label} for t in content.tensors],
+        "tensors": [
+            {"name": t.name, "shape": list(t.shape), "encoding": t.encoding.label, "offsets": len(t.offsets)}
+            for t in content.tensors
+        ],
     }
 
 

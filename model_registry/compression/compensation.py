@@ -146,7 +146,7 @@ def round_groups(rows: Doubles, bias: Doubles, factors: list[Factor], pricing: P
 
 def _round_rows(extended: Doubles, factor: Factor, pricing: Pricing, group: int) -> tuple[Integers, Doubles]:
     """One group, column by column: (outputs, inputs + 1), the bias last."""
-    upper, curvature, lattice = factor.upper, factor.curvature, pricing.lattice
+    upper, curvature = factor.upper, factor.curvature
     remaining = extended[:, factor.order]
     base = pricing.base[group]
     outputs, size = base.shape
@@ -157,10 +157,10 @@ def _round_rows(extended: Doubles, factor: Factor, pricing: Pricing, group: int)
         for at in range(start, stop):
             column = factor.order[at]
             values, before = remaining[:, at], base[:, column]
-            candidates = np.stack([*lattice.neighbours(values), before, np.full_like(before, lattice.zero)])
             place = group, slice(None), column
+            candidates = np.stack([*pricing.neighbours(values, place), before, np.full_like(before, pricing.lattice.zero)])
             levels[:, column] = pricing.choose(values, candidates, place, float(curvature[at]))
-            errors[:, at - start] = (values - lattice.values(levels[:, column])) / upper[at, at]
+            errors[:, at - start] = (values - pricing.values(levels[:, column], place)) / upper[at, at]
             remaining[:, at + 1 : stop] -= np.outer(errors[:, at - start], upper[at, at + 1 : stop])
         # What lies beyond the block is brought up to date at once: one matrix product instead of many vectors.
         remaining[:, stop:] -= errors @ upper[start:stop, stop:]

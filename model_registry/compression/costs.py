@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from types import EllipsisType
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from model_registry.compression.lattices import KNOWN_MAGNITUDES, Integers, Lattice
+from model_registry.compression.lattices import KNOWN_MAGNITUDES, Integers, Lattice, Offsets, Place
 
 Doubles = npt.NDArray[np.floating[Any]]
-# Of levels (groups, outputs, inputs) or (groups, outputs): one column of a group, a group, or all of them.
-Place = tuple[int, slice, int] | tuple[int] | EllipsisType
 # Steps beyond this cost so many bits more for every doubling, as a number coded by its length does.
 FARTHEST, BITS_BEYOND = 24, 2.0
 CELLS = 2 * FARTHEST + 1
@@ -156,15 +153,25 @@ def costs_of_changes(lattice: Lattice, levels: Integers, base: Integers, columns
 class Pricing:
     """How levels of ``lattice`` are chosen: ``costs`` in bits, and the ``price`` of one in the energy that moments measure.
 
-    ``base``: the levels that there were before, or zeros.
+    ``base``: the levels that there were before, or zeros. ``offsets``: what the rows add, one for each level.
     """
 
     lattice: Lattice
     costs: Costs
     price: float
     base: Integers
+    offsets: Offsets | None = None
 
-    def choose(self, values: Doubles, candidates: Integers, place: Place, curvature: float) -> Integers:
+    def values(self, levels: Integers, place: Place) -> Doubles:
+        """The weights of levels (..., outputs) at ``place``."""
+        values = self.lattice.values(levels)
+        return values if self.offsets is None else self.offsets.at(place).added(values)
+
+    def neighbours(self, values: Doubles, place: Place) -> tuple[Integers, Integers]:
+        """The levels below and above."""
+        return self.lattice.neighbours(values if self.offsets is None else self.offsets.at(place).taken(values))
+
+    def choose(self, values: Doubles, candidates: Integers, place: Place, curvature: float | Doubles) -> Integers:
         """For each of ``values`` the one of its ``candidates`` (choices, outputs) with the least damage + price x bits."""
-        loss = curvature * np.square(values - self.lattice.values(candidates)) + self.price * self.costs(candidates, place)
+        loss = curvature * np.square(values - self.values(candidates, place)) + self.price * self.costs(candidates, place)
         return np.asarray(candidates[loss.argmin(axis=0), np.arange(values.size)])

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from model_registry.compression.costs import Place, Pricing
-from model_registry.compression.lattices import Integers
+from model_registry.compression.costs import Pricing
+from model_registry.compression.lattices import Integers, Place
 
 Doubles = npt.NDArray[np.floating[Any]]
 BLOCK = 32
@@ -23,7 +23,7 @@ def sweep(slopes: Doubles, moments: Doubles, pricing: Pricing, levels: Integers,
 
     ``slopes``: errors times ``moments``, (outputs, inputs) or with what comes after the inputs, such as a bias.
     """
-    size, lattice = levels.shape[1], pricing.lattice
+    size = levels.shape[1]
     order = np.argsort(-np.diag(moments)[:size], kind="stable")
     for start in range(0, size, BLOCK):
         columns = order[start : start + BLOCK]
@@ -33,15 +33,14 @@ def sweep(slopes: Doubles, moments: Doubles, pricing: Pricing, levels: Integers,
             before = levels[:, column].copy()
             place = group, slice(None), column
             levels[:, column] = best_levels(near[:, at], float(inner[at, at]), pricing, before, place)
-            moved[:, at] = lattice.values(levels[:, column]) - lattice.values(before)
+            moved[:, at] = pricing.values(levels[:, column], place) - pricing.values(before, place)
             near -= np.outer(moved[:, at], inner[at])
         slopes -= moved @ moments[columns]
 
 
-def best_levels(slopes: Doubles, strength: float, pricing: Pricing, levels: Integers, place: Place) -> Integers:
+def best_levels(slopes: Doubles, strength: float | Doubles, pricing: Pricing, levels: Integers, place: Place) -> Integers:
     """The levels of least damage + price x bits of one column, (outputs), while all others stay; ``place``: where it is."""
-    lattice = pricing.lattice
-    best = lattice.values(levels) + slopes / strength
+    best = pricing.values(levels, place) + slopes / strength
     base = pricing.base[place]
-    candidates = np.stack([levels, base, *lattice.neighbours(best), np.full_like(base, lattice.zero)])
+    candidates = np.stack([levels, base, *pricing.neighbours(best, place), np.full_like(base, pricing.lattice.zero)])
     return pricing.choose(best, candidates, place, strength)

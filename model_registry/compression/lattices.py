@@ -1,9 +1,12 @@
-"""The values that a tensor's weights may take, numbered in rising order: the multiples of a step, or a codebook's entries."""
+"""The values that a tensor's weights may take, numbered in rising order: the multiples of a step, or a codebook's entries; and
+what their rows add to them.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from types import EllipsisType
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,6 +17,8 @@ from model_registry.contract.codecs.prediction import WIDTHS, ZERO, eighths_belo
 
 Doubles = npt.NDArray[np.floating[Any]]
 Integers = npt.NDArray[np.int64]
+# Of levels (groups, outputs, inputs) or (groups, outputs): one column of a group, a group, or all of them.
+Place = tuple[int, slice, int] | tuple[int] | EllipsisType
 # Zero is the last magnitude of levels that are known.
 KNOWN_MAGNITUDES = ZERO + 1
 # What the coder counts the magnitudes of 16-bit levels from.
@@ -112,6 +117,36 @@ class Codebook:
         kinds: Integers = np.clip(np.rint(2 * np.log2(cells.max() / cells)), 0, WIDTHS - 1).astype(np.int64)
         kinds[self.zero] = WIDTHS
         return kinds
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Offsets:
+    """What rows add to their weights: ``above`` to those above zero, ``below`` to those below it; zero stays."""
+
+    above: Doubles
+    below: Doubles
+
+    @classmethod
+    def of(cls, shift: Doubles, stretch: Doubles) -> Offsets:
+        return cls(shift + stretch, shift - stretch) if stretch.any() else cls(shift, shift)
+
+    def added(self, weights: Doubles) -> Doubles:
+        if self.above is self.below:
+            return np.asarray(weights + (weights != 0) * self.above)
+        return np.asarray(weights + (weights > 0) * self.above + (weights < 0) * self.below)
+
+    def taken(self, weights: Doubles) -> Doubles:
+        """What to start from for about these weights."""
+        return weights - (self.above if self.above is self.below else np.where(weights > 0, self.above, self.below))
+
+    def over(self, shape: tuple[int, ...]) -> Offsets:
+        """One for each weight."""
+        above = np.broadcast_to(self.above, shape)
+        return Offsets(above, above if self.above is self.below else np.broadcast_to(self.below, shape))
+
+    def at(self, place: Place) -> Offsets:
+        above = self.above[place]
+        return Offsets(above, above if self.above is self.below else self.below[place])
 
 
 def _magnitudes(weights: Doubles | Integers, largest: float) -> Integers:

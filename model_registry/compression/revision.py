@@ -28,22 +28,20 @@ import numpy.typing as npt
 from model_registry.compression.calibration import Calibrated
 from model_registry.compression.compensation import (
     PASSES,
-    Factor,
-    energy_price,
     round_groups,
     storable_step,
     wanted_bias_step,
     wanted_step,
 )
-from model_registry.compression.costs import Pricing, costs_of_changes
 from model_registry.compression.descent import best_levels, sweep
 from model_registry.compression.lattices import Codebook, Grid, Integers
+from model_registry.compression.offsets import RowOffsets
 from model_registry.compression.quantization import LARGEST_LEVEL, MAX_ENTRIES, Floats, grid_tensor
+from model_registry.compression.targets import Choice, Target
 from model_registry.contract.codecs.sections import Sink
 from model_registry.contract.codecs.tensor_coding import encode_tensor
 from model_registry.contract.entropy import COST_UNIT
 from model_registry.contract.tensors import EncodedTensor, Encoding
-from model_registry.models.linear_layers import LinearLayer
 
 Doubles = npt.NDArray[np.floating[Any]]
 # Over the weights on every lattice, and once more on the best.
@@ -56,67 +54,6 @@ GRIDS = (Encoding.GRID8, Encoding.GRID16)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Choice:
-    """Levels on a lattice, and the levels of the base there."""
-
-    lattice: Codebook | Grid
-    base: Integers
-    levels: Integers
-
-    @property
-    def values(self) -> Doubles:
-        return self.lattice.values(self.levels)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Target:
-    """The layer as it should be: ``rows`` (groups, outputs, inputs) and ``bias`` (groups, outputs); ``price`` of energy.
-
-    ``shape`` and ``bias_shape`` are those of the tensors; the latter is None where there is no bias, which then is zero.
-    """
-
-    layer: LinearLayer
-    shape: tuple[int, ...]
-    rows: Doubles
-    bias: Doubles
-    bias_shape: tuple[int, ...] | None
-    factors: list[Factor]
-    price: float
-
-    @classmethod
-    def of(cls, calibrated: Calibrated, weight: Floats, bias: Floats | None, price: float) -> _Target:
-        layer, factors = calibrated.layer, [Factor.of(moments) for moments in calibrated.moments]
-        rows = layer.rows(weight.astype(np.float64))
-        wanted = np.zeros(rows.shape[:2]) if bias is None else bias.astype(np.float64).reshape(rows.shape[:2])
-        shape = None if bias is None else bias.shape
-        return cls(layer, weight.shape, rows, wanted, shape, factors, energy_price(calibrated, price))
-
-    def pricing(self, choice: _Choice) -> Pricing:
-        """A bit's cost under the changes that ``choice`` makes, of weights or biases."""
-        columns = math.prod(self.shape[2:]) if choice.levels.ndim == self.rows.ndim else 0
-        costs = costs_of_changes(choice.lattice, choice.levels, choice.base, columns)
-        return Pricing(choice.lattice, costs, self.price, choice.base)
-
-    def slopes(self, group: int, weights: Doubles, bias: Doubles) -> Doubles:
-        """Errors times moments, (outputs, inputs + 1): half of how the damage falls with every weight and the bias."""
-        errors = np.concatenate([self.rows[group] - weights, (self.bias[group] - bias)[:, np.newaxis]], axis=1)
-        return np.asarray(errors @ self.factors[group].moments)
-
-    def damage(self, weights: Doubles, bias: Doubles) -> float:
-        """Energy of the disturbance that is left, all groups together."""
-        errors = self.errors(weights, bias)
-        return float(np.vdot(errors, self.disturbance(errors)))
-
-    def errors(self, weights: Doubles, bias: Doubles) -> Doubles:
-        """What is missing, (groups, outputs, inputs + 1)."""
-        return np.concatenate([self.rows - weights, (self.bias - bias)[..., np.newaxis]], axis=2)
-
-    def disturbance(self, errors: Doubles) -> Doubles:
-        """Errors times moments."""
-        return np.stack([own @ factor.moments for own, factor in zip(errors, self.factors, strict=True)])
-
-
-@dataclass(frozen=True, slots=True, eq=False)
 class _Course:
     """The way from the base to the target, (groups, outputs, inputs + 1), and what the moments make of it."""
 
@@ -125,7 +62,7 @@ class _Course:
     coherence: float
 
     @classmethod
-    def of(cls, target: _Target, weights: Doubles, bias: Doubles, coherence: float) -> _Course:
+    def of(cls, target: Target, weights: Doubles, bias: Doubles, coherence: float) -> _Course:
         update = target.errors(weights, bias)
         return cls(update, target.disturbance(update), coherence)
 
@@ -135,7 +72,7 @@ class _Course:
         missing = float(np.vdot(errors, self.disturbance)) / whole if whole > 0 else 0.0
         return min(max((self.coherence - 1) * missing, 0.0), FARTHEST_AIM)
 
-    def beyond(self, target: _Target, share: float) -> _Target:
+    def beyond(self, target: Target, share: float) -> Target:
         """A target that lies by this share of the way behind ``target``."""
         further = share * self.update
         return replace(target, rows=target.rows + further[..., :-1], bias=target.bias + further[..., -1])
@@ -145,8 +82,9 @@ class _Course:
 class _Draft:
     """The layer as it has become so far, and by which share of its way it aims ``beyond`` the target."""
 
-    choice: _Choice
-    biases: _Choice
+    choice: Choice
+    biases: Choice
+    offsets: RowOffsets | None
     beyond: float = 0.0
 
 
@@ -161,23 +99,26 @@ def revise_layer(
     coherence: float = 1.0,
 ) -> tuple[EncodedTensor, EncodedTensor | None]:
     """Encode a layer for ``price`` nats a bit, near ``base`` and ``base_bias``, which may have other sizes, not other ranks."""
-    target = _Target.of(calibrated, weight, bias, price)
+    target = Target.of(calibrated, weight, bias, price)
     biases, kept = _bias_choices(target, base_bias)
-    before = target.layer.rows(_overlap(base, weight.shape))
-    course = _Course.of(target, before, kept.lattice.values(kept.base), coherence)
+    before = target.layer.rows(_overlap(base.without_offsets(), weight.shape))
+    vehicles = target.layer.rows(_overlap(base.dequantize(), weight.shape))
+    course = _Course.of(target, vehicles, kept.lattice.values(kept.base), coherence)
 
     def finished(draft: _Draft) -> tuple[float, EncodedTensor, EncodedTensor | None]:
         """The layer's tensors behind the damage that is left + price x bits."""
-        tensor = _tensor(
-            target.layer.weight, target.layer.weight_of(draft.choice.levels, target.shape), draft.choice.lattice, base
-        )
+        levels = target.layer.weight_of(draft.choice.levels, target.shape)
+        tensor = _tensor(target.layer.weight, levels, draft.choice.lattice, base)
+        if draft.offsets is not None:
+            tensor = replace(tensor, offsets=draft.offsets.stored)
         aim = course.beyond(target, draft.beyond)
         cost, owed = _cheapest_biases(target, aim, draft.choice.values, [draft.biases, kept], base_bias)
         return cost + target.price * _coded_bits(base, tensor), tensor, owed
 
     wanted = wanted_step(calibrated, target.factors, price)
     drafts = [
-        _swept(target, course, _drafted(target, start, biases), SWEEPS) for start in _starts(wanted, target.rows, before, base)
+        _swept(target, course, _drafted(target, start, biases, RowOffsets.of(target, base, start)), SWEEPS)
+        for start in _starts(wanted, target.rows, before, base)
     ]
     best = min(drafts, key=lambda draft: finished(draft)[0])
     return finished(_swept(target, course, best, LAST_SWEEPS))[1:]
@@ -187,12 +128,12 @@ def revise_bias(
     calibrated: Calibrated, weight: Floats, bias: Floats, *, base: EncodedTensor, base_bias: EncodedTensor | None, price: float
 ) -> EncodedTensor | None:
     """The bias alone, where the weight stays what it is in ``base``, of the same shape."""
-    target = _Target.of(calibrated, weight, bias, price)
+    target = Target.of(calibrated, weight, bias, price)
     kept = calibrated.layer.rows(base.dequantize().astype(np.float64))
     return _cheapest_biases(target, target, kept, _bias_choices(target, base_bias), base_bias)[1]
 
 
-def _starts(wanted: float, rows: Doubles, before: Doubles, base: EncodedTensor) -> list[_Choice]:
+def _starts(wanted: float, rows: Doubles, before: Doubles, base: EncodedTensor) -> list[Choice]:
     """Nothing changed yet: on the base's codebook, on that codebook moved, or on grids; ``before``: the base's weights."""
     starts = [_unchanged(grid, before) for grid in _grids(wanted, rows, before, base)]
     entries = _entries(base)
@@ -216,9 +157,9 @@ def _entries(base: EncodedTensor) -> Doubles | None:
     return levels * float(base.scale[0]) if levels.size <= MAX_ENTRIES else None
 
 
-def _unchanged(lattice: Codebook | Grid, before: Doubles) -> _Choice:
+def _unchanged(lattice: Codebook | Grid, before: Doubles) -> Choice:
     levels = lattice.nearest(before)
-    return _Choice(lattice, levels, levels)
+    return Choice(lattice, levels, levels)
 
 
 def _grids(wanted: float, rows: Doubles, before: Doubles, base: EncodedTensor) -> list[Grid]:
@@ -245,15 +186,15 @@ def _moved(book: Codebook, levels: Integers, rows: Doubles) -> Codebook:
     return Codebook(np.maximum.accumulate(moved))
 
 
-def _overlap(base: EncodedTensor, shape: tuple[int, ...]) -> Doubles:
-    """The base laid over the new shape; what it does not have is zero there."""
-    overlap = tuple(slice(0, min(old, new)) for old, new in zip(base.shape, shape, strict=True))
+def _overlap(weights: Floats, shape: tuple[int, ...]) -> Doubles:
+    """The base's weights laid over the new shape; what it does not have is zero there."""
+    overlap = tuple(slice(0, min(old, new)) for old, new in zip(weights.shape, shape, strict=True))
     laid: Doubles = np.zeros(shape)
-    laid[overlap] = base.dequantize()[overlap]
+    laid[overlap] = weights[overlap]
     return laid
 
 
-def _bias_choices(target: _Target, base: EncodedTensor | None) -> tuple[_Choice, _Choice]:
+def _bias_choices(target: Target, base: EncodedTensor | None) -> tuple[Choice, Choice]:
     """On the grid of the base's biases, the step halved or doubled as the price asks, or on one of 8 bits without a base.
 
     A bias that makes up for its weights may go further than all before, so a grid made for those can be far too fine. Second
@@ -264,11 +205,11 @@ def _bias_choices(target: _Target, base: EncodedTensor | None) -> tuple[_Choice,
     known: Doubles = np.zeros(target.bias.shape)
     wanted = wanted_bias_step(target.factors, target.price)
     if base is not None and target.bias_shape is not None and len(base.shape) == len(target.bias_shape):
-        known = _overlap(base, target.bias_shape).reshape(known.shape)
+        known = _overlap(base.dequantize(), target.bias_shape).reshape(known.shape)
         grid = _halved(base, wanted, largest) or grid
     doublings = min(max(math.floor(math.log2(wanted / grid.step)), 0), MAX_DOUBLINGS)
     doubled = Grid(grid.step * 2.0**doublings)
-    return (_Choice(doubled, doubled.nearest(known), doubled.nearest(target.bias)), _unchanged(grid, known))
+    return (Choice(doubled, doubled.nearest(known), doubled.nearest(target.bias)), _unchanged(grid, known))
 
 
 def _halved(base: EncodedTensor, wanted: float, largest: float) -> Grid | None:
@@ -280,29 +221,38 @@ def _halved(base: EncodedTensor, wanted: float, largest: float) -> Grid | None:
     return Grid(float(np.float32(coarse / 2**halvings))) if largest <= LARGEST_LEVEL * coarse / 2**halvings else None
 
 
-def _first_choice(target: _Target, choice: _Choice) -> tuple[_Choice, Doubles]:
+def _first_choice(target: Target, choice: Choice) -> tuple[Choice, Doubles]:
     """Levels by error compensation, and the bias that makes up for the rest."""
-    levels, owed = choice.lattice.nearest(target.rows), target.bias
+    rows = target.rows if choice.offsets is None else choice.offsets.taken(target.rows)
+    levels, owed = choice.lattice.nearest(rows), target.bias
     for _ in range(PASSES):
         pricing = target.pricing(replace(choice, levels=levels))
         levels, owed = round_groups(target.rows, target.bias, target.factors, pricing)
     return replace(choice, levels=levels), owed
 
 
-def _drafted(target: _Target, start: _Choice, biases: _Choice) -> _Draft:
+def _drafted(target: Target, start: Choice, biases: Choice, offsets: RowOffsets | None) -> _Draft:
+    """Offsets first, as they cost least; then levels and biases make up for what is left."""
+    if offsets is not None:
+        for _ in range(PASSES):
+            offsets = offsets.revised(target, start, biases.values)
+            start = replace(start, offsets=offsets.added)
+            biases = _beside(target, start.values, biases)
     choice, owed = _first_choice(target, start)
-    return _Draft(choice, replace(biases, levels=biases.lattice.nearest(owed)))
+    return _Draft(choice, replace(biases, levels=biases.lattice.nearest(owed)), offsets)
 
 
-def _swept(target: _Target, course: _Course, draft: _Draft, sweeps: int) -> _Draft:
+def _swept(target: Target, course: _Course, draft: _Draft, sweeps: int) -> _Draft:
     """Go over all weights and biases so many times."""
     for _ in range(sweeps):
         wanted = course.wanted(target.errors(draft.choice.values, draft.biases.values))
         beyond = draft.beyond + APPROACH * (wanted - draft.beyond)
         aim = course.beyond(target, beyond)
-        choice = _sweep(aim, draft.choice, draft.biases.values)
-        biases = draft.biases if target.bias_shape is None else _revise_biases(aim, choice.values, draft.biases)
-        draft = _Draft(choice, biases, beyond)
+        choice, offsets = _sweep(aim, draft.choice, draft.biases.values), draft.offsets
+        if offsets is not None:
+            offsets = offsets.revised(aim, choice, draft.biases.values)
+            choice = replace(choice, offsets=offsets.added)
+        draft = _Draft(choice, _beside(aim, choice.values, draft.biases), offsets, beyond)
     return draft
 
 
@@ -313,7 +263,7 @@ def _coded_bits(base: EncodedTensor | None, new: EncodedTensor) -> float:
     return sink.cost / COST_UNIT
 
 
-def _sweep(target: _Target, choice: _Choice, biases: Doubles) -> _Choice:
+def _sweep(target: Target, choice: Choice, biases: Doubles) -> Choice:
     """Go over all weights once."""
     pricing, levels = target.pricing(choice), choice.levels.copy()
     for group, factor in enumerate(target.factors):
@@ -323,7 +273,7 @@ def _sweep(target: _Target, choice: _Choice, biases: Doubles) -> _Choice:
 
 
 def _cheapest_biases(
-    target: _Target, aim: _Target, weights: Doubles, choices: Iterable[_Choice], base: EncodedTensor | None
+    target: Target, aim: Target, weights: Doubles, choices: Iterable[Choice], base: EncodedTensor | None
 ) -> tuple[float, EncodedTensor | None]:
     """The best that one of ``choices`` becomes beside ``weights``, behind the damage that is left + price x its bits."""
     if target.bias_shape is None or target.layer.bias is None:
@@ -332,13 +282,16 @@ def _cheapest_biases(
     for start in choices:
         biases = start
         for _ in range(SWEEPS):
-            biases = _revise_biases(aim, weights, biases)
+            biases = _beside(aim, weights, biases)
         tensor = _tensor(target.layer.bias, biases.levels.reshape(target.bias_shape), biases.lattice, base)
         ways.append((target.damage(weights, biases.values) + target.price * _coded_bits(base, tensor), tensor))
     return min(ways, key=lambda way: way[0])
 
 
-def _revise_biases(target: _Target, weights: Doubles, biases: _Choice) -> _Choice:
+def _beside(target: Target, weights: Doubles, biases: Choice) -> Choice:
+    """The best biases beside ``weights``, where the layer has any."""
+    if target.bias_shape is None:
+        return biases
     pricing, levels = target.pricing(biases), biases.levels.copy()
     for group, factor in enumerate(target.factors):
         slopes = target.slopes(group, weights[group], biases.values[group])[:, -1]

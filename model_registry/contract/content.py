@@ -3,7 +3,9 @@
 Layout, little-endian, nothing between the parts and nothing after them (docs/container-format.md):
 
     "DFC1" | u32 length, manifest | u32 length, graph | u32 tensor count | tensors
-    tensor: u16 length, name | u8 encoding | u8 rank, rank x u32 | u32 scale count, float32 scale | values
+    tensor: u16 length, name | u8 encoding | u8 rank, rank x u32 | u32 scale count, float32 scale | float32 offsets | values
+
+Of the encoding the low six bits count; the two above them say how many offsets each index of axis 0 has.
 """
 
 from __future__ import annotations
@@ -22,11 +24,12 @@ import numpy.typing as npt
 from model_registry.contract.errors import LimitExceeded, MalformedArtifact, UnsupportedArtifact
 from model_registry.contract.limits import DEFAULT_LIMITS, Limits
 from model_registry.contract.manifest import Manifest
-from model_registry.contract.tensors import EncodedTensor, Encoding
+from model_registry.contract.tensors import MAX_OFFSETS, NO_OFFSETS, EncodedTensor, Encoding, rows_of
 
 MAGIC = b"DFC1"
 # A side of 0 makes a tensor empty and hides how large the others are; beyond this no array could have them.
 MAX_EXTENT = 1 << 40
+ENCODING_BITS = 6
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,8 +138,9 @@ def content_parts(manifest: bytes, graph: bytes, tensors: Sequence[EncodedTensor
     yield struct.pack("<I", len(graph)) + graph
     yield struct.pack("<I", len(tensors))
     for tensor in tensors:
-        head = tensor_head(tensor.name, tensor.encoding, tensor.shape)
+        head = tensor_head(tensor.name, tensor.encoding, tensor.shape, offsets=len(tensor.offsets))
         yield head + struct.pack("<I", tensor.scale.size) + tensor.scale.astype("<f4").tobytes()
+        yield tensor.offsets.astype("<f4").tobytes()
         yield np.ascontiguousarray(tensor.values).data
 
 
@@ -148,30 +152,36 @@ def digest_of(parts: Iterable[bytes | memoryview]) -> str:
     return digest.hexdigest()
 
 
-def tensor_head(name: str, encoding: Encoding, shape: tuple[int, ...]) -> bytes:
-    """Everything of a tensor but its scale and values."""
-    text = name.encode()
-    return struct.pack(f"<H{len(text)}sBB{len(shape)}I", len(text), text, encoding, len(shape), *shape)
+def tensor_head(name: str, encoding: Encoding, shape: tuple[int, ...], *, offsets: int) -> bytes:
+    """Everything of a tensor but its numbers; ``offsets``: how many each row has."""
+    text, code = name.encode(), encoding | offsets << ENCODING_BITS
+    return struct.pack(f"<H{len(text)}sBB{len(shape)}I", len(text), text, code, len(shape), *shape)
 
 
-def read_tensor_head(reader: ByteReader) -> tuple[str, Encoding, tuple[int, ...]]:
-    """The inverse of ``tensor_head``."""
+def read_tensor_head(reader: ByteReader) -> tuple[str, Encoding, tuple[int, ...], int]:
+    """The inverse of ``tensor_head``; how many offsets a row has comes last."""
     name = reader.text(reader.number("H"))
     code, rank = reader.numbers("BB")
-    if code >= len(Encoding):
+    offsets, code = divmod(code, 1 << ENCODING_BITS)
+    if code >= len(Encoding) or offsets > MAX_OFFSETS:
         raise UnsupportedArtifact(f"tensor {name!r} has the unknown encoding {code}", remedy="update this program")
     if rank > 8:
         raise MalformedArtifact(f"tensor {name!r} has more than 8 dimensions")
     shape = reader.numbers(f"{rank}I")
     if math.prod(side or 1 for side in shape) > MAX_EXTENT:
         raise MalformedArtifact(f"tensor {name!r} has the impossible shape {shape}")
-    return name, Encoding(code), shape
+    if offsets and not rows_of(shape):
+        raise MalformedArtifact(f"tensor {name!r} has offsets for no rows")
+    return name, Encoding(code), shape, offsets
 
 
 def _read_tensor(reader: ByteReader) -> EncodedTensor:
-    name, encoding, shape = read_tensor_head(reader)
+    name, encoding, shape, count = read_tensor_head(reader)
     scale = np.frombuffer(reader.take(4 * reader.number("I")), "<f4").astype(np.float32)
+    offsets = NO_OFFSETS
+    if count:
+        offsets = np.frombuffer(reader.take(4 * count * rows_of(shape)), "<f4").astype(np.float32).reshape(count, -1)
     # Wider types want an address that is a multiple of their size, which a copy has.
     take = reader.view if encoding.dtype.itemsize == 1 else reader.take
     values = np.frombuffer(take(math.prod(shape) * encoding.dtype.itemsize), encoding.dtype)
-    return EncodedTensor(name, encoding, values.reshape(shape), scale)
+    return EncodedTensor(name, encoding, values.reshape(shape), scale, offsets)

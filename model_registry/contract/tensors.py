@@ -1,12 +1,16 @@
 """One weight tensor as a version's content holds it: values kept as floats, or integers with their grid or codebook.
 
+Training moves most weights of a row one way and by about the same distance, which is far less than a step. So a tensor of
+integers may have *offsets*: for each row a *shift*, which is added to all weights that are not zero, and maybe a *stretch*, by
+which they move away from zero as well. Most of an update then takes a number or two a row, and what is zero stays zero.
+
 Integers are what the coders see and what a delta is made of; floats appear only when a tensor is handed to an engine.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any
 
@@ -36,12 +40,18 @@ class Encoding(IntEnum):
         return np.dtype({0: "<f4", 1: "<f2", 2: "i1", 3: "<i2", 4: "u1"}[int(self)])
 
 
+NO_SCALE: npt.NDArray[np.float32] = np.zeros(0, np.float32)
+NO_OFFSETS: npt.NDArray[np.float32] = np.zeros((0, 0), np.float32)
+MAX_OFFSETS = 2
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class EncodedTensor:
     """A named tensor of ``shape`` (C order).
 
     ``values`` has ``shape`` and the encoding's type. ``scale`` is float32 and one-dimensional: for a grid the step, one for the
-    tensor or one for each index of axis 0; for a codebook its 1 to 256 entries; empty for floats.
+    tensor or one for each index of axis 0; for a codebook its 1 to 256 entries; empty for floats. ``offsets`` (float32) are
+    none, or a shift, or a shift and a stretch, for each index of axis 0: (1 or 2, rows).
     Raises MalformedArtifact when these do not fit together.
     """
 
@@ -49,6 +59,7 @@ class EncodedTensor:
     encoding: Encoding
     values: npt.NDArray[Any]
     scale: npt.NDArray[np.float32]
+    offsets: npt.NDArray[np.float32] = field(default_factory=lambda: NO_OFFSETS)
 
     def __post_init__(self) -> None:
         problem = self._problem()
@@ -64,11 +75,15 @@ class EncodedTensor:
             return f"values are {self.values.dtype}, {self.encoding.name} wants {self.encoding.dtype}"
         if self.scale.dtype != np.float32 or self.scale.ndim != 1:
             return "the scale is not a row of float32"
+        if self.offsets.dtype != np.float32 or self.offsets.ndim != 2:
+            return "the offsets are not rows of float32"
+        if self.offsets.size and self.offsets.shape not in [(n, rows_of(self.shape)) for n in range(1, MAX_OFFSETS + 1)]:
+            return f"offsets of shape {self.offsets.shape} for {rows_of(self.shape)} rows"
         match self.encoding:
             case Encoding.FLOAT32 | Encoding.FLOAT16:
-                return "floats take no scale" if self.scale.size else ""
+                return "floats take no scale and no offsets" if self.scale.size or self.offsets.size else ""
             case Encoding.GRID8 | Encoding.GRID16:
-                rows = self.values.shape[0] if self.values.ndim else 1
+                rows = rows_of(self.shape)
                 return "" if self.scale.size in (1, max(rows, 1)) else f"{self.scale.size} steps for {rows} rows"
             case Encoding.CODEBOOK:
                 if not 1 <= self.scale.size <= 256:
@@ -85,7 +100,16 @@ class EncodedTensor:
         return math.prod(self.shape)
 
     def dequantize(self) -> npt.NDArray[np.float32]:
-        """The weights as an engine uses them. One float32 multiplication or look-up each, so the same bits on every machine."""
+        """The weights as an engine uses them: float32 operations in one order, so the same bits on every machine."""
+        weights = self.without_offsets()
+        if not self.offsets.size:
+            return weights
+        shift, *stretch = self.offsets.reshape(-1, *weights.shape[:1], *[1] * (weights.ndim - 1))
+        above, below = (shift + stretch[0], shift - stretch[0]) if stretch else (shift, shift)
+        return np.where(weights > 0, weights + above, np.where(weights < 0, weights + below, weights))
+
+    def without_offsets(self) -> npt.NDArray[np.float32]:
+        """The weights as their integers alone tell them."""
         match self.encoding:
             case Encoding.FLOAT32 | Encoding.FLOAT16:
                 return self.values.astype(np.float32)
@@ -102,11 +126,14 @@ class EncodedTensor:
             and self.encoding == other.encoding
             and self.shape == other.shape
             and self.scale.tobytes() == other.scale.tobytes()
+            and self.offsets.tobytes() == other.offsets.tobytes()
             and self.values.tobytes() == other.values.tobytes()
         )
 
 
-NO_SCALE: npt.NDArray[np.float32] = np.zeros(0, np.float32)
+def rows_of(shape: tuple[int, ...]) -> int:
+    """How many indices axis 0 has; 1 for a scalar."""
+    return shape[0] if shape else 1
 
 
 def float32_tensor(name: str, values: npt.NDArray[np.float32]) -> EncodedTensor:

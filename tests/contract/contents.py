@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from hypothesis.extra import numpy as hnp
 
 from model_registry.contract.content import Content
 from model_registry.contract.manifest import InputSpec, Manifest
-from model_registry.contract.tensors import NO_SCALE, EncodedTensor, Encoding
+from model_registry.contract.tensors import NO_OFFSETS, NO_SCALE, EncodedTensor, Encoding, rows_of
 
 MAX_EXAMPLE_SIDE = 7
 
@@ -34,6 +35,11 @@ def content(*tensors: EncodedTensor, graph: bytes = b"graph", **changes: Any) ->
 def tensor(name: str, encoding: Encoding, values: Any, scale: Any = ()) -> EncodedTensor:
     stored = np.asarray(values, encoding.dtype, order="C")
     return EncodedTensor(name, encoding, stored, np.asarray(scale, np.float32) if len(scale) else NO_SCALE)
+
+
+def shifted(plain: EncodedTensor, offsets: Any) -> EncodedTensor:
+    """With offsets (1 or 2, rows)."""
+    return replace(plain, offsets=np.asarray(offsets, np.float32))
 
 
 def sparse_codebook(name: str, shape: tuple[int, ...], *, seed: int, entries: int = 32) -> EncodedTensor:
@@ -80,17 +86,19 @@ def tensors(draw: st.DrawFn, name: str = "t") -> EncodedTensor:
 @st.composite
 def successors(draw: st.DrawFn, old: EncodedTensor) -> EncodedTensor:
     """What may become of a tensor in the next version: a few values, the scale, the shape, all of it or nothing changed."""
-    match draw(st.sampled_from(["same", "some", "scale", "resized", "encoding", "other"])):
+    match draw(st.sampled_from(["same", "some", "scale", "offsets", "resized", "encoding", "other"])):
         case "same":
             return old
         case "some":
             fresh = _filled(draw, old.name, old.encoding, old.shape, scale=old.scale)
             keep = draw(hnp.arrays(np.bool_, old.shape))
-            return EncodedTensor(old.name, old.encoding, np.where(keep, old.values, fresh.values), old.scale)
+            return replace(old, values=np.where(keep, old.values, fresh.values))
         case "scale":
             with np.errstate(over="ignore"):
                 shifted = (old.scale * np.float32(1.125)).astype(np.float32)
-            return EncodedTensor(old.name, old.encoding, old.values, shifted)
+            return replace(old, scale=shifted)
+        case "offsets":
+            return replace(old, offsets=draw(_offsets(old.encoding, old.shape)))
         case "resized" if old.scale.size <= 1 or old.encoding is Encoding.CODEBOOK:
             shape = tuple(draw(st.integers(0, MAX_EXAMPLE_SIDE)) for _ in old.shape)
             return _filled(draw, old.name, old.encoding, shape, scale=old.scale)
@@ -105,6 +113,21 @@ def successors(draw: st.DrawFn, old: EncodedTensor) -> EncodedTensor:
 
 def _filled(
     draw: st.DrawFn, name: str, encoding: Encoding, shape: tuple[int, ...], scale: npt.NDArray[np.float32] | None = None
+) -> EncodedTensor:
+    made = _valued(draw, name, encoding, shape, scale)
+    return replace(made, offsets=draw(_offsets(encoding, shape)))
+
+
+def _offsets(encoding: Encoding, shape: tuple[int, ...]) -> st.SearchStrategy[npt.NDArray[np.float32]]:
+    if encoding in (Encoding.FLOAT32, Encoding.FLOAT16) or not rows_of(shape):
+        return st.just(NO_OFFSETS)
+    numbers = st.floats(width=32) | st.integers(-9, 9).map(lambda level: level * 2.0**-12)
+    some = hnp.arrays(np.float32, st.tuples(st.sampled_from([1, 2]), st.just(rows_of(shape))), elements=numbers)
+    return st.just(NO_OFFSETS) | some
+
+
+def _valued(
+    draw: st.DrawFn, name: str, encoding: Encoding, shape: tuple[int, ...], scale: npt.NDArray[np.float32] | None
 ) -> EncodedTensor:
     if scale is None:
         scale = draw(_scales(encoding, shape))

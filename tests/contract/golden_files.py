@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from model_registry.contract.codecs.heads import ContentHead
 from model_registry.contract.codecs.integers import IntegerView
@@ -21,7 +22,7 @@ from model_registry.contract.delta import Codec, DeltaHeader
 from model_registry.contract.full import encode_full
 from model_registry.contract.tensors import EncodedTensor, Encoding
 from model_registry.deltas import make_delta
-from tests.contract.contents import content, small_network, sparse_codebook, tensor
+from tests.contract.contents import content, shifted, small_network, sparse_codebook, tensor
 
 FOLDER = Path(__file__).parent / "golden"
 # By name the codec; model.dfd is of before there were sparse changes.
@@ -70,6 +71,30 @@ def sparse_ways(numbers: range) -> tuple[Content, Content, bytes]:
     return base, new, header + sink.pack(head, dictionary=ContentHead.of(base).to_bytes())
 
 
+def shifted_ways() -> tuple[Content, Content]:
+    """Offsets that are new, that moved, that stay, that go, with rows added, and floats that were shifted rows."""
+    rng = np.random.default_rng(6)
+
+    def rows(shape: tuple[int, int]) -> npt.NDArray[np.float32]:
+        return np.asarray(rng.integers(-9, 10, shape) * 2.0**-11, np.float32)
+
+    plain = {
+        name: sparse_codebook(name, (12, 40), seed=seed)
+        for seed, name in enumerate(("fresh", "moved", "kept", "gone", "grown", "floats"))
+    }
+    before = {name: own if name == "fresh" else shifted(own, rows((1 + (name != "moved"), 12))) for name, own in plain.items()}
+    grown = sparse_codebook("grown", (15, 40), seed=9)
+    after = {
+        "fresh": shifted(plain["fresh"], rows((2, 12))),
+        "moved": shifted(plain["moved"], np.concatenate([before["moved"].offsets + rows((1, 12)), rows((1, 12))])),
+        "kept": before["kept"],
+        "gone": plain["gone"],
+        "grown": shifted(grown, rows((2, 15))),
+        "floats": tensor("floats", Encoding.FLOAT32, before["floats"].dequantize() * np.float32(1.001)),
+    }
+    return content(*before.values()), content(*after.values(), version="1.1.0")
+
+
 def main() -> None:
     """Write the missing files."""
     files = {"base.dfc": base().data, "new.dfc": new().data, "base.dfm": encode_full(base())}
@@ -77,6 +102,9 @@ def main() -> None:
         known, fresh, delta = sparse_ways(numbers)
         files |= {f"{name}-base.dfc": known.data, f"{name}-new.dfc": fresh.data, f"every-{name}.dfd": delta}
     files |= {name: make_delta(base(), new(), codec).data for name, codec in DELTAS.items()}
+    known, fresh = shifted_ways()
+    files |= {"shifted-base.dfc": known.data, "shifted-new.dfc": fresh.data, "shifted.dfm": encode_full(fresh)}
+    files["shifted.dfd"] = make_delta(known, fresh, Codec.MODEL).data
     for name, data in files.items():
         if not (FOLDER / name).exists():
             (FOLDER / name).write_bytes(data)

@@ -27,23 +27,24 @@ FEW = 512
 
 @dataclass
 class Tensor:
-    """Values are raw bit patterns for floats and integers otherwise; so are the entries of the scale."""
+    """Values are raw bit patterns for floats and integers otherwise; scale and offsets, (offsets, rows), are patterns."""
 
     name: str
     encoding: int
     shape: tuple[int, ...]
     scale: list[int]
     values: list[int]
+    offsets: list[list[int]]
 
     def head(self) -> bytes:
         name = self.name.encode()
-        ranks = struct.pack(f"<BB{len(self.shape)}I", self.encoding, len(self.shape), *self.shape)
+        ranks = struct.pack(f"<BB{len(self.shape)}I", self.encoding + 64 * len(self.offsets), len(self.shape), *self.shape)
         return struct.pack("<H", len(name)) + name + ranks + struct.pack("<I", len(self.scale))
 
     def to_bytes(self) -> bytes:
         form = {0: "I", 1: "H"}.get(self.encoding, FORMS[self.encoding])
-        scale = struct.pack(f"<{len(self.scale)}I", *self.scale)
-        return self.head() + scale + struct.pack(f"<{len(self.values)}{form}", *self.values)
+        floats = [*self.scale, *(offset for row in self.offsets for offset in row)]
+        return self.head() + struct.pack(f"<{len(floats)}I", *floats) + struct.pack(f"<{len(self.values)}{form}", *self.values)
 
     @property
     def width(self) -> int:
@@ -72,8 +73,9 @@ def read_content(data: bytes) -> Content:
     assert reader.take(4) == b"DFC1"
     content = Content(reader.block(), reader.block(), [])
     for _ in range(reader.number("I")):
-        name, encoding, shape, count = read_tensor_head(reader)
-        tensor = Tensor(name, encoding, shape, [reader.number("I") for _ in range(count)], [])
+        name, encoding, shape, offsets, count = read_tensor_head(reader)
+        tensor = Tensor(name, encoding, shape, [reader.number("I") for _ in range(count)], [], [])
+        tensor.offsets = [[reader.number("I") for _ in range(rows_of(shape))] for _ in range(offsets)]
         form = {0: "I", 1: "H"}.get(encoding, FORMS[encoding])
         tensor.values = [reader.number(form) for _ in range(math.prod(shape))]
         content.tensors.append(tensor)
@@ -81,10 +83,14 @@ def read_content(data: bytes) -> Content:
     return content
 
 
-def read_tensor_head(reader: Bytes) -> tuple[str, int, tuple[int, ...], int]:
+def read_tensor_head(reader: Bytes) -> tuple[str, int, tuple[int, ...], int, int]:
     name = reader.take(reader.number("H")).decode()
-    encoding, rank = reader.number("B"), reader.number("B")
-    return name, encoding, tuple(reader.number("I") for _ in range(rank)), reader.number("I")
+    code, rank = reader.number("B"), reader.number("B")
+    return name, code % 64, tuple(reader.number("I") for _ in range(rank)), code // 64, reader.number("I")
+
+
+def rows_of(shape: tuple[int, ...]) -> int:
+    return shape[0] if shape else 1
 
 
 def decode_full(data: bytes) -> bytes:
@@ -138,15 +144,18 @@ def decode_model(payload: bytes, base: Content, dictionary: bytes) -> bytes:
     content = Content(head.block(), head.block(), [])
     heads = [read_tensor_head(head) for _ in range(head.number("I"))]
     known, pending = {t.name: t for t in base.tensors}, []
-    for name, encoding, shape, count in heads:
-        tensor, old = Tensor(name, encoding, shape, [], []), known.get(name)
-        tensor.scale = scale(head.number("B"), count, old, blob, symbols)
+    for name, encoding, shape, offsets, count in heads:
+        tensor, old = Tensor(name, encoding, shape, [], [], []), known.get(name)
+        tensor.scale = scale(head.number("B"), count, old.scale if old else None, blob, symbols)
         coder = head.number("B")
         if coder >= 48:
             assert old is not None
             pending += sparse(coder - 48, tensor, old, symbols)
         else:
             tensor.values = values(coder, tensor, old, blob, symbols)
+        for number in range(offsets):
+            before = offsets_before(old, number, rows_of(shape))
+            tensor.offsets.append(scale(head.number("B"), len(before), before, blob, symbols))
         content.tensors.append(tensor)
     read_pools(pending, symbols)
     assert not head.rest()
@@ -156,20 +165,26 @@ def decode_model(payload: bytes, base: Content, dictionary: bytes) -> bytes:
     return content.to_bytes()
 
 
-def scale(coder: int, count: int, old: Tensor | None, blob: Bytes, symbols: Symbols) -> list[int]:
+def offsets_before(old: Tensor | None, number: int, rows: int) -> list[int]:
+    """The base's, 0 where it has none."""
+    known = old.offsets[number] if old and number < len(old.offsets) else []
+    return [*known[:rows], *[0] * (rows - len(known))]
+
+
+def scale(coder: int, count: int, old: list[int] | None, blob: Bytes, symbols: Symbols) -> list[int]:
     if coder == 16:
         assert old is not None
-        return old.scale
+        return old
     form = "e" if coder % 2 == 0 else "f"
     width = 8 * struct.calcsize(form)
     if coder in (34, 35):
         assert old is not None
-        weights = [as_float(bits) for bits in old.scale]
+        weights = [as_float(bits) for bits in old]
         plain = drift(form, (count,), [0.0 if math.isnan(w) else w for w in weights], blob, symbols)
     elif coder == 36:
         assert old is not None
         octave = blob.number("B") - 24
-        weights = [as_float(as_bits(as_float(bits), form), form) for bits in old.scale]
+        weights = [as_float(as_bits(as_float(bits), form), form) for bits in old]
         moves = [math.ldexp(unzigzag(number), octave) for number in symbols.numbers(count)]
         plain = [as_bits((0.0 if math.isnan(w) else w) + move, form) for w, move in zip(weights, moves, strict=True)]
     elif coder in (2, 3):
@@ -180,7 +195,7 @@ def scale(coder: int, count: int, old: Tensor | None, blob: Bytes, symbols: Symb
         for i, step in enumerate(steps):
             if coder >= 32:
                 assert old is not None
-                known = as_float(old.scale[i])
+                known = as_float(old[i])
                 before = ordered(as_bits(0.0 if math.isnan(known) else known, form), width)
             before = (before + step) % 2**width
             plain.append(unordered(before, width))
@@ -253,11 +268,23 @@ def values(coder: int, new: Tensor, old: Tensor | None, blob: Bytes, symbols: Sy
             return [numbering.value(ranks[olds.integer(value)]) for value in old.values]
         case 44:
             assert old is not None
-            weights = [0.0 if place is None else weight(old, place) for place in places(new.shape, old.shape)]
+            weights = [0.0 if place is None else offset(old, place) for place in places(new.shape, old.shape)]
             return drift(FORMS[new.encoding], new.shape, [0.0 if math.isnan(w) else w for w in weights], blob, symbols)
         case _:
             assert old is not None
             return changes(coder - 32, new, old, numbering, symbols)
+
+
+def offset(old: Tensor, place: int) -> float:
+    """A weight with its row's offsets."""
+    found = weight(old, place)
+    if not old.offsets or not (found > 0 or found < 0):
+        return found
+    row = place // max(math.prod(old.shape[1:]), 1) if old.shape else 0
+    shift, *stretch = (as_float(row_of[row]) for row_of in old.offsets)
+    away = stretch[0] if stretch else 0.0
+    moved = as_float(as_bits(shift + away if found > 0 else shift - away, "f"))
+    return as_float(as_bits(found + moved, "f"))
 
 
 def weight(old: Tensor, place: int) -> float:
@@ -286,7 +313,7 @@ def predictions(new: Tensor, old: Tensor, numbering: Numbering, by_weight: int) 
         if place is None:
             result.append(None)
         elif by_weight:
-            found = weight(old, place)
+            found = offset(old, place) if new.encoding < 2 else weight(old, place)
             result.append(nearest(new, numbering, 0.0 if math.isnan(found) else found, at // row_size))
         else:
             integer = olds.integer(old.values[place])

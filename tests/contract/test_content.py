@@ -6,6 +6,7 @@ import hashlib
 import struct
 from contextlib import suppress
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from model_registry.contract.content import Content
 from model_registry.contract.errors import LimitExceeded, MalformedArtifact, Refusal, UnsupportedArtifact
 from model_registry.contract.limits import DEFAULT_LIMITS
 from model_registry.contract.tensors import NO_SCALE, EncodedTensor, Encoding, float32_tensor
-from tests.contract.contents import awkward_floats, content, contents, small_network, tensor
+from tests.contract.contents import awkward_floats, content, contents, shifted, small_network, tensor
 
 
 @given(contents())
@@ -91,6 +92,29 @@ def test_weights_are_what_the_encodings_say() -> None:
     assert {values.dtype for values in made.weights().values()} == {np.dtype(np.float32)}
 
 
+def test_rows_are_shifted_and_stretched_but_for_their_zeros() -> None:
+    made = content(
+        shifted(tensor("grid", Encoding.GRID8, [[-2, 0], [3, 1]], [0.5]), [[0.25, -0.5]]),
+        shifted(tensor("book", Encoding.CODEBOOK, [[2, 0], [1, 1]], [0.0, -1.0, 2.0]), [[0.25, 0.5], [1.0, 0.125]]),
+        shifted(tensor("scalar", Encoding.GRID8, np.int8(-4), [0.25]), [[0.5], [0.25]]),
+    )
+    found = {name: values.tolist() for name, values in made.weights().items()}
+    assert found == {
+        "grid": [[-0.75, 0.0], [1.0, 0.0]],
+        "book": [[3.25, 0.0], [-0.625, -0.625]],
+        "scalar": -0.75,
+    }
+    assert {values.dtype for values in made.weights().values()} == {np.dtype(np.float32)}
+    assert Content.from_data(made.data).data == made.data
+
+
+def test_a_content_without_offsets_is_what_it_was_before_there_were_any() -> None:
+    plain = tensor("w", Encoding.GRID8, [[1, 2]], [0.5])
+    assert content(plain).sha256 != content(shifted(plain, [[0.0]])).sha256
+    head = b"\x01\x00w" + struct.pack("<BBII", Encoding.GRID8, 2, 1, 2)
+    assert head in content(plain).data
+
+
 def test_float32_is_kept_bit_for_bit() -> None:
     values = awkward_floats("<f4")
     assert float32_tensor("w", values).dequantize().tobytes() == values.tobytes()
@@ -119,6 +143,22 @@ def test_a_number_without_dimensions_stays_one() -> None:
 def test_parts_that_do_not_fit_make_no_tensor(encoding: Encoding, values: object, scale: object) -> None:
     with pytest.raises(MalformedArtifact):
         EncodedTensor("w", encoding, values, scale)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("encoding", "shape", "offsets"),
+    [
+        (Encoding.GRID8, (2, 3), np.zeros((1, 3), np.float32)),
+        (Encoding.GRID8, (2, 3), np.zeros((3, 2), np.float32)),
+        (Encoding.GRID8, (2, 3), np.zeros((1, 2), np.float64)),
+        (Encoding.GRID8, (2, 3), np.zeros(2, np.float32)),
+        (Encoding.FLOAT16, (2, 3), np.zeros((1, 2), np.float32)),
+    ],
+)
+def test_offsets_that_do_not_fit_make_no_tensor(encoding: Encoding, shape: tuple[int, ...], offsets: Any) -> None:
+    plain = tensor("w", encoding, np.zeros(shape), [1.0] if encoding is Encoding.GRID8 else ())
+    with pytest.raises(MalformedArtifact, match="offsets"):
+        replace(plain, offsets=offsets)
 
 
 @pytest.mark.parametrize("name", ["", "w" * 257])

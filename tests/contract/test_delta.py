@@ -27,7 +27,7 @@ from model_registry.contract.errors import ContentMismatch, LimitExceeded, Unsup
 from model_registry.contract.full import encode_full
 from model_registry.contract.limits import DEFAULT_LIMITS
 from model_registry.contract.manifest import Lineage
-from model_registry.contract.tensors import EncodedTensor, Encoding
+from model_registry.contract.tensors import NO_OFFSETS, EncodedTensor, Encoding
 from model_registry.deltas import counterfactuals, make_delta, make_deltas
 from tests.contract import second_decoder, second_sparse
 from tests.contract.contents import content, pairs, small_network, sparse_codebook, tensor
@@ -119,7 +119,7 @@ def _every_way(old: EncodedTensor, new: EncodedTensor) -> Iterator[tuple[int, Si
 
 
 def _delta_of_one_tensor(base: Content, new: Content, fresh: EncodedTensor, number: int, sink: Sink) -> tuple[bytes, Content]:
-    single = Content(new.manifest, new.graph, (fresh,))
+    single = Content(new.manifest, new.graph, (replace(fresh, offsets=NO_OFFSETS),))
     scale_number, packed = encode_scale(fresh.scale)
     packed.extend(sink)
     head = ContentHead.of(single).to_bytes() + bytes([scale_number, number])

@@ -26,6 +26,15 @@ def test_the_full_artifact() -> None:
     assert second_decoder.decode_full(golden("base.dfm")) == golden("base.dfc")
 
 
+def test_offsets() -> None:
+    base, new = golden("shifted-base.dfc"), golden("shifted-new.dfc")
+    assert Content.from_data(base).data == base
+    assert decode_full(golden("shifted.dfm")).data == new
+    assert second_decoder.decode_full(golden("shifted.dfm")) == new
+    assert apply_delta(Content.from_data(base), golden("shifted.dfd")).data == new
+    assert second_decoder.decode_delta(golden("shifted.dfd"), base) == new
+
+
 @pytest.mark.parametrize("name", list(SPARSE))
 def test_every_sparse_coder(name: str) -> None:
     base, new, delta = (golden(file) for file in (f"{name}-base.dfc", f"{name}-new.dfc", f"every-{name}.dfd"))

@@ -1,4 +1,4 @@
-"""A head that need not make sense: tensors of any encoding, shape and scale, changed one field at a time."""
+"""A head that need not make sense: tensors of any encoding, shape, scale and offsets, changed one field at a time."""
 
 from __future__ import annotations
 
@@ -8,33 +8,40 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from model_registry.contract.content import ByteReader
+from model_registry.contract.content import ENCODING_BITS, ByteReader
 from model_registry.contract.limits import MIB
+from model_registry.contract.tensors import rows_of
 
 SIDES = (0, 0, 1, 2, 3, 5, 8, 255, 256, 257, 4096, 1 << 16, 1 << 20, (1 << 20) + 1, 1 << 24, 1 << 31, (1 << 32) - 1)
 SCALES = (0, 1, 2, 3, 8, 16, 255, 256, 257, 4096, 1 << 20, (1 << 32) - 1)
 VALUE_BYTES = {0: 4, 1: 2, 2: 1, 3: 2, 4: 1}
-CODERS = (0, 1, 2, 3, 4, 5, 6, 7, 8, 16, 17, 32, 33, 48, 49, 60, 63)
+# In steps from the base's, as most are.
+OFFSETS_CODER = 36
+CODERS = (0, 1, 2, 3, 4, 5, 6, 7, 8, 16, 17, 32, 33, 36, 48, 49, 60, 63)
 
 
 @dataclass(frozen=True, slots=True)
 class LooseTensor:
-    """A tensor head with its coder numbers, checked for nothing."""
+    """A tensor head with its coder numbers, checked for nothing; ``code``: encoding, and how many offsets a row has."""
 
     name: bytes
-    encoding: int
+    code: int
     shape: tuple[int, ...]
     scale_size: int
-    coders: tuple[int, int] = (0, 0)
+    coders: tuple[int, ...] = (0, 0)
+
+    @property
+    def offsets(self) -> int:
+        return self.code >> ENCODING_BITS
 
     def to_bytes(self) -> bytes:
         form = f"<H{len(self.name)}sBB{len(self.shape)}II"
-        return struct.pack(form, len(self.name), self.name, self.encoding, len(self.shape), *self.shape, self.scale_size)
+        return struct.pack(form, len(self.name), self.name, self.code, len(self.shape), *self.shape, self.scale_size)
 
     @property
     def content_bytes(self) -> int:
-        values = math.prod(self.shape) * VALUE_BYTES.get(self.encoding, 1)
-        return len(self.to_bytes()) + 4 * self.scale_size + values
+        values = math.prod(self.shape) * VALUE_BYTES.get(self.code % (1 << ENCODING_BITS), 1)
+        return len(self.to_bytes()) + 4 * (self.scale_size + self.offsets * rows_of(self.shape)) + values
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +58,13 @@ class LooseHead:
         reader = ByteReader(data)
         manifest, graph = reader.block("I", MIB), reader.block("I", MIB)
         tensors = [_read_tensor(reader) for _ in range(min(reader.number("I"), len(data)))]
-        coded = [replace(tensor, coders=(reader.number("B"), reader.number("B"))) for tensor in tensors]
+        coded = [replace(tensor, coders=reader.numbers("BB" + tensor.offsets * "B")) for tensor in tensors]
         return cls(manifest, graph, tuple(coded))
 
     def to_bytes(self) -> bytes:
         parts = [struct.pack("<I", len(self.manifest)), self.manifest, struct.pack("<I", len(self.graph)), self.graph]
         parts += [struct.pack("<I", len(self.tensors)), *(tensor.to_bytes() for tensor in self.tensors)]
-        return b"".join([*parts, *(bytes(tensor.coders) for tensor in self.tensors)])
+        return b"".join([*parts, *(_coders_of(tensor) for tensor in self.tensors)])
 
     @property
     def content_bytes(self) -> int:
@@ -65,10 +72,16 @@ class LooseHead:
         return 16 + len(self.manifest) + len(self.graph) + sum(tensor.content_bytes for tensor in self.tensors)
 
 
+def _coders_of(tensor: LooseTensor) -> bytes:
+    """As many as a reader takes, whatever the tensor had before."""
+    wanted = 2 + tensor.offsets
+    return bytes((*tensor.coders, *(OFFSETS_CODER for _ in range(wanted)))[:wanted])
+
+
 def _read_tensor(reader: ByteReader) -> LooseTensor:
     name = reader.take(reader.number("H"))
-    encoding, rank = reader.number("B"), reader.number("B")
-    return LooseTensor(name, encoding, tuple(reader.number("I") for _ in range(rank)), reader.number("I"))
+    code, rank = reader.numbers("BB")
+    return LooseTensor(name, code, tuple(reader.number("I") for _ in range(rank)), reader.number("I"))
 
 
 def change_head(rng: random.Random, head: LooseHead) -> LooseHead:
@@ -117,8 +130,8 @@ def _hollow(rng: random.Random, tensor: LooseTensor) -> LooseTensor:
 
 
 def _encoding(rng: random.Random, tensor: LooseTensor) -> LooseTensor:
-    encoding = rng.randrange(6)
-    return replace(tensor, encoding=encoding, scale_size=rng.choice((0, 1, 5)) if rng.randrange(2) else tensor.scale_size)
+    code = rng.randrange(6) | rng.choice((0, 0, 1, 2, 3)) << ENCODING_BITS
+    return replace(tensor, code=code, scale_size=rng.choice((0, 1, 5)) if rng.randrange(2) else tensor.scale_size)
 
 
 def _scale(rng: random.Random, tensor: LooseTensor) -> LooseTensor:
@@ -126,8 +139,9 @@ def _scale(rng: random.Random, tensor: LooseTensor) -> LooseTensor:
 
 
 def _coders(rng: random.Random, tensor: LooseTensor) -> LooseTensor:
-    numbers = (rng.choice(CODERS), rng.choice((*CODERS, rng.randrange(32, 64), rng.randrange(256))))
-    return replace(tensor, coders=numbers if rng.randrange(2) else (tensor.coders[0], numbers[1]))
+    at = rng.randrange(len(tensor.coders))
+    number = rng.choice((*CODERS, rng.randrange(32, 64), rng.randrange(256)))
+    return replace(tensor, coders=(*tensor.coders[:at], number, *tensor.coders[at + 1 :]))
 
 
 def _name(rng: random.Random, tensor: LooseTensor) -> LooseTensor:

@@ -27,7 +27,7 @@ from model_registry.contract.errors import Refusal, UnsupportedArtifact
 from model_registry.contract.full import MAGIC as FULL_MAGIC
 from model_registry.contract.full import decode_full, encode_full
 from model_registry.contract.manifest import InputSpec, Manifest
-from model_registry.contract.tensors import NO_SCALE, EncodedTensor, Encoding
+from model_registry.contract.tensors import NO_SCALE, EncodedTensor, Encoding, rows_of
 from model_registry.deltas import make_delta
 
 Decode = Callable[[bytes], Content]
@@ -78,7 +78,7 @@ def _network(seed: int, version: str) -> Content:
     return _content(
         version,
         # Large enough for sparse changes by row and column.
-        _codebook("conv.weight", (16, 4, 3, 3), seed=seed),
+        _shifted(_codebook("conv.weight", (16, 4, 3, 3), seed=seed), 1),
         _tensor("conv.bias", Encoding.GRID8, rng.integers(-127, 128, 16), [0.01]),
         _tensor("wide.weight", Encoding.GRID16, rng.integers(-900, 900, (4, 20)), rng.random(4) + 0.5),
         _tensor("half.weight", Encoding.FLOAT16, rng.standard_normal((6, 7))),
@@ -101,8 +101,15 @@ def _successor(old: Content) -> Content:
         else:
             values = np.where(rng.random(tensor.shape) < 0.2, 1, tensor.values).astype(tensor.values.dtype)
         scale = (tensor.scale * 1.125).astype(np.float32) if tensor.name.endswith("weight") else tensor.scale
-        tensors.append(EncodedTensor(tensor.name, tensor.encoding, values, scale))
+        changed = EncodedTensor(tensor.name, tensor.encoding, values, scale)
+        tensors.append(_shifted(changed, 2) if tensor.offsets.size else changed)
     return replace(old, tensors=tuple(tensors))
+
+
+def _shifted(tensor: EncodedTensor, offsets: int) -> EncodedTensor:
+    """So many offsets a row, in steps of 2^-9."""
+    levels = np.random.default_rng(offsets).integers(-4, 5, (offsets, tensor.shape[0]))
+    return replace(tensor, offsets=(levels * 2.0**-9).astype(np.float32))
 
 
 def _reshaped() -> Content:
@@ -133,17 +140,18 @@ def delta_seeds() -> tuple[list[bytes], list[bytes]]:
 
 
 def _forced(base: Content | None, decode: Decode) -> Iterator[bytes]:
-    """One tensor alone, named as one that the base has, with every pair of a coder number and a fitting kind of tensor."""
+    """One tensor alone, named as one that the base has, with every coder number for each part of a fitting kind of tensor."""
     rng = random.Random(5)  # noqa: S311  (repeatable, no secret)
     shapes = {t.name: t.shape for t in base.tensors[:5]} if base else {"alone": (6, 5)}
     for (name, shape), encoding in product(shapes.items(), Encoding):
         scales = {Encoding.CODEBOOK: 5, Encoding.GRID8: 1, Encoding.GRID16: 1}.get(encoding, 0)
         for grown in sorted({shape, tuple(side + 2 for side in shape)}):
-            head = tensor_head(name, encoding, grown) + struct.pack("<I", scales)
-            size = len(head) + 4 * scales + math.prod(grown) * encoding.dtype.itemsize
             for number in CODER_NUMBERS:
-                for coders in (bytes([3, number]), bytes([number, 0]))[: 2 if scales else 1]:
-                    data = _single(rng, base, decode, tensor=head, scales=scales, coders=coders, tensor_bytes=size)
+                for coders in ([3, number], [number, 0], [3, 0, number], [3, 0, 16, number])[: 4 if scales else 1]:
+                    offsets = len(coders) - 2
+                    head = tensor_head(name, encoding, grown, offsets=offsets) + struct.pack("<I", scales)
+                    values = 4 * offsets * rows_of(grown) + math.prod(grown) * encoding.dtype.itemsize
+                    data = _single(rng, base, decode, tensor=head, scales=scales, coders=bytes(coders), values_bytes=values)
                     if data:
                         yield data
 
@@ -160,19 +168,19 @@ def _accepted(decode: Decode, data: bytes) -> bool:
 
 
 def _single(
-    rng: random.Random, base: Content | None, decode: Decode, *, tensor: bytes, scales: int, coders: bytes, tensor_bytes: int
+    rng: random.Random, base: Content | None, decode: Decode, *, tensor: bytes, scales: int, coders: bytes, values_bytes: int
 ) -> bytes:
     """An artifact of one tensor; nothing when its coders are unknown."""
     empty = ContentHead(_manifest("1.0.0").to_bytes(), b"", ())
     head = empty.to_bytes()[:-4] + struct.pack("<I", 1) + tensor + coders
     frame = compress(head, level=1, dictionary=ContentHead.of(base).to_bytes() if base else b"")
-    size = empty.content_bytes + tensor_bytes
+    size = empty.content_bytes + len(tensor) + 4 * scales + values_bytes
     header = FULL_MAGIC + bytes(32) + struct.pack("<Q", size)
     if base is not None:
         header = DeltaHeader(Codec.MODEL, base.sha256, "00" * 32, size).to_bytes()
     header += struct.pack("<I", len(frame)) + frame
     scale = rng.randbytes(4 * scales)
-    inner = compress(rng.randbytes(tensor_bytes - len(tensor) - len(scale)), level=1)
+    inner = compress(rng.randbytes(values_bytes), level=1)
     # What a raw scale and the zstd coder want stands first; to others it is as good as noise.
     blob = scale + struct.pack("<I", len(inner)) + inner + rng.randbytes(NOISE_BYTES)
     whole = header + struct.pack("<I", len(blob)) + blob

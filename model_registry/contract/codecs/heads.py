@@ -16,30 +16,34 @@ from model_registry.contract.content import ByteReader, Content, content_parts, 
 from model_registry.contract.errors import ContentMismatch, LimitExceeded, MalformedArtifact
 from model_registry.contract.limits import Limits
 from model_registry.contract.manifest import Manifest
-from model_registry.contract.tensors import EncodedTensor, Encoding
+from model_registry.contract.tensors import EncodedTensor, Encoding, rows_of
 
 MAX_ENTRIES = 256
 
 
 @dataclass(frozen=True, slots=True)
 class TensorHead:
-    """A tensor without its numbers. Raises MalformedArtifact when the scale cannot have this many entries."""
+    """A tensor without its numbers; ``offsets``: how many a row has. Raises MalformedArtifact when it cannot have so many."""
 
     name: str
     encoding: Encoding
     shape: tuple[int, ...]
+    offsets: int
     scale_size: int
 
     def __post_init__(self) -> None:
         match self.encoding:
             case Encoding.FLOAT32 | Encoding.FLOAT16:
-                fits = self.scale_size == 0
+                fits = self.scale_size == 0 and not self.offsets
             case Encoding.GRID8 | Encoding.GRID16:
-                fits = self.scale_size in (1, max(self.shape[0], 1) if self.shape else 1)
+                fits = self.scale_size in (1, max(rows_of(self.shape), 1))
             case Encoding.CODEBOOK:
                 fits = 1 <= self.scale_size <= MAX_ENTRIES
         if not fits:
-            raise MalformedArtifact(f"tensor {self.name!r} of shape {self.shape} cannot have {self.scale_size} scale entries")
+            raise MalformedArtifact(
+                f"tensor {self.name!r} of shape {self.shape} cannot have {self.scale_size} scale entries"
+                f" and {self.offsets} offsets a row"
+            )
 
     @property
     def size(self) -> int:
@@ -48,8 +52,12 @@ class TensorHead:
     @property
     def content_bytes(self) -> int:
         """What the whole tensor takes in the content."""
-        head = len(tensor_head(self.name, self.encoding, self.shape)) + 4
-        return head + 4 * self.scale_size + self.size * self.encoding.dtype.itemsize
+        floats = self.scale_size + self.offsets * rows_of(self.shape)
+        return len(self.to_bytes()) + 4 * floats + self.size * self.encoding.dtype.itemsize
+
+    def to_bytes(self) -> bytes:
+        head = tensor_head(self.name, self.encoding, self.shape, offsets=self.offsets)
+        return head + struct.pack("<I", self.scale_size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +70,7 @@ class ContentHead:
 
     @classmethod
     def of(cls, content: Content) -> ContentHead:
-        heads = tuple(TensorHead(t.name, t.encoding, t.shape, t.scale.size) for t in content.tensors)
+        heads = tuple(TensorHead(t.name, t.encoding, t.shape, len(t.offsets), t.scale.size) for t in content.tensors)
         return cls(content.manifest.to_bytes(), content.graph, heads)
 
     @property
@@ -72,7 +80,7 @@ class ContentHead:
     def to_bytes(self) -> bytes:
         parts = [struct.pack("<I", len(self.manifest)), self.manifest, struct.pack("<I", len(self.graph)), self.graph]
         parts.append(struct.pack("<I", len(self.tensors)))
-        parts += [tensor_head(t.name, t.encoding, t.shape) + struct.pack("<I", t.scale_size) for t in self.tensors]
+        parts += [tensor.to_bytes() for tensor in self.tensors]
         return b"".join(parts)
 
     @classmethod

@@ -1,6 +1,6 @@
 """The ``model`` coding of a content: head, then tensor by tensor. With a base it is a delta, without one a full artifact.
 
-The head is compressed with the base's digest and head as dictionary; after it stand two coder numbers for each tensor
+The head is compressed with the base's digest and head as dictionary; after it stand the coder numbers of each tensor
 (codecs/tensor_coding.py), which is matched with the base's tensor of the same name.
 """
 
@@ -30,13 +30,10 @@ def decode(base: Content | None, payload: bytes, *, size: int, sha256: str, limi
     head_bytes, source = unpack(payload, max_head_bytes=max_head_bytes(size, limits), dictionary=_dictionary(base))
     reader = ByteReader(head_bytes)
     head = ContentHead.read(reader, content_bytes=size, limits=limits)
-    coders = [reader.numbers("BB") for _ in head.tensors]
+    coders = [reader.numbers("BB" + tensor.offsets * "B") for tensor in head.tensors]
     reader.end()
     known = {t.name: t for t in base.tensors} if base else {}
-    tensors = [
-        decode_tensor(known.get(t.name), t, scale, values, source)
-        for t, (scale, values) in zip(head.tensors, coders, strict=True)
-    ]
+    tensors = [decode_tensor(known.get(t.name), t, own, source) for t, own in zip(head.tensors, coders, strict=True)]
     source.end()
     return head.content(tensors, sha256=sha256, limits=limits)
 

@@ -232,11 +232,11 @@ def predict(old: EncodedTensor, new: IntegerView, shape: tuple[int, ...], *, by_
         # Listed, they are predicted like any others: all rows are alike.
         listed = _every_value(old)
         if by_weight:
-            listed = _numbers(EncodedTensor(old.name, old.encoding, listed, old.scale))
+            listed = _numbers(EncodedTensor(old.name, old.encoding, listed, old.scale), new)
         table = Prediction(view, new, listed, None, row_size).integers(slice(0, listed.size))
         values, known = _laid(old.values.view(np.uint8), shape)
         return Prediction(view, new, values, known, row_size, table)
-    values, known = _laid(_numbers(old) if by_weight else old.values, shape)
+    values, known = _laid(_numbers(old, new) if by_weight else old.values, shape)
     return Prediction(view, new, values, known, row_size)
 
 
@@ -264,9 +264,9 @@ def _laid(values: Array, shape: tuple[int, ...]) -> tuple[Array, npt.NDArray[np.
     return aligned.ravel(), known.ravel()
 
 
-def _numbers(old: EncodedTensor) -> npt.NDArray[np.float32]:
-    """The base's weights; what is not a number counts as 0."""
+def _numbers(old: EncodedTensor, new: IntegerView) -> npt.NDArray[np.float32]:
+    """The base's weights, without its offsets where the new tensor may have its own; what is not a number counts as 0."""
     with np.errstate(all="ignore"):
-        weights = old.dequantize()
+        weights = old.without_offsets() if new.is_integer else old.dequantize()
     unknown = np.isnan(weights)
     return np.where(unknown, np.float32(0), weights) if unknown.any() else weights

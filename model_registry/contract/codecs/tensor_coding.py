@@ -1,13 +1,14 @@
-"""One tensor, with or without the base's tensor of the same name: two coder numbers for the head, and what they coded.
+"""One tensor, with or without the base's tensor of the same name: coder numbers for the head, and what they coded.
 
-Scale and values are coded apart, so "other steps, same integers" and "same codebook, other indices" cost only what is new. SAME
-takes a part from the base, lower numbers need no base, higher ones code changes.
+Scale, values and offsets, if there are any, are coded apart, so "other steps, same integers" and "same codebook, other indices"
+cost only what is new. SAME takes a part from the base, lower numbers need no base, higher ones code changes. Offsets that the
+base does not have are changes of 0.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from model_registry.contract.codecs.sections import Sink, Source
 from model_registry.contract.codecs.sparse import FIRST_SPARSE, are_sparse, decode_sparse, encode_sparse
 from model_registry.contract.codecs.values import decode_values, encode_values
 from model_registry.contract.errors import MalformedArtifact
-from model_registry.contract.tensors import EncodedTensor
+from model_registry.contract.tensors import NO_OFFSETS, EncodedTensor, rows_of
 
 SAME = 16
 DRIFT = 44
@@ -32,18 +33,31 @@ MAPPING = 45
 
 
 def encode_tensor(old: EncodedTensor | None, new: EncodedTensor, sink: Sink) -> bytes:
-    """Put the cheapest way of coding ``new`` into ``sink`` and return its two coder numbers."""
-    scale_number, scale = _encode_scale(old, new)
-    values_number, values = _encode_values(old, new)
-    sink.extend(scale)
-    sink.extend(values)
-    return bytes([scale_number, values_number])
+    """Put the cheapest way of coding ``new`` into ``sink`` and return its coder numbers: of scale, values, and any offsets."""
+    parts = [_encode_scale(old, new), _encode_values(old, new)]
+    before = offsets_before(old, new.offsets.shape)
+    parts += [
+        (SAME, Sink()) if _same(known, fresh) else encode_scale(fresh, known)
+        for known, fresh in zip(before, new.offsets, strict=True)
+    ]
+    for _, part in parts:
+        sink.extend(part)
+    return bytes(number for number, _ in parts)
 
 
 def _encode_scale(old: EncodedTensor | None, new: EncodedTensor) -> tuple[int, Sink]:
     if old is not None and _same(old.scale, new.scale):
         return SAME, Sink()
     return encode_scale(new.scale, old.scale if old else None)
+
+
+def offsets_before(old: EncodedTensor | None, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
+    """The base's offsets in the ``shape`` of new ones (offsets, rows), 0 where it has none."""
+    before: npt.NDArray[np.float32] = np.zeros(shape, np.float32)
+    if old is not None:
+        known = old.offsets[: shape[0], : shape[1]]
+        before[: known.shape[0], : known.shape[1]] = known
+    return before
 
 
 def _encode_values(old: EncodedTensor | None, new: EncodedTensor) -> tuple[int, Sink]:
@@ -81,12 +95,12 @@ def _same(old: npt.NDArray[Any], new: npt.NDArray[Any]) -> bool:
     return old.dtype == new.dtype and old.shape == new.shape and old.tobytes() == new.tobytes()
 
 
-def decode_tensor(
-    old: EncodedTensor | None, head: TensorHead, scale_number: int, values_number: int, source: Source
-) -> EncodedTensor:
+def decode_tensor(old: EncodedTensor | None, head: TensorHead, numbers: Sequence[int], source: Source) -> EncodedTensor:
     """The inverse of ``encode_tensor``. Raises ArtifactRefused."""
-    scale = _decode_scale(old, head, scale_number, source)
-    return EncodedTensor(head.name, head.encoding, _decode_values(old, head, scale, values_number, source), scale)
+    scale = _decode_scale(old, head, numbers[0], source)
+    values = _decode_values(old, head, scale, numbers[1], source)
+    offsets = _decode_offsets(old, head, numbers[2:], source) if head.offsets else NO_OFFSETS
+    return EncodedTensor(head.name, head.encoding, values, scale, offsets)
 
 
 def _decode_scale(old: EncodedTensor | None, head: TensorHead, number: int, source: Source) -> npt.NDArray[np.float32]:
@@ -95,6 +109,16 @@ def _decode_scale(old: EncodedTensor | None, head: TensorHead, number: int, sour
     if old is None or old.scale.size != head.scale_size:
         raise MalformedArtifact(f"tensor {head.name!r} takes its scale from a base that has no such")
     return old.scale
+
+
+def _decode_offsets(
+    old: EncodedTensor | None, head: TensorHead, numbers: Sequence[int], source: Source
+) -> npt.NDArray[np.float32]:
+    offsets = offsets_before(old, (head.offsets, rows_of(head.shape)))
+    for number, own in zip(numbers, offsets, strict=True):
+        if number != SAME:
+            own[:] = decode_scale(number, own.size, source, own)
+    return offsets
 
 
 def _decode_values(

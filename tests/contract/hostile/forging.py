@@ -52,7 +52,7 @@ def model_full(head_bytes: bytes, *, size: int, blob: bytes = b"", sha256: str =
 def raw_full(content: Content, *, manifest: bytes | None = None) -> bytes:
     """A content whose tensors are stored raw: no coder in the way of what is wrong with it."""
     manifest = content.manifest.to_bytes() if manifest is None else manifest
-    tensors = [tensor_head(t.name, t.encoding, t.shape) + struct.pack("<I", t.scale.size) for t in content.tensors]
+    tensors = [tensor_head(t.name, t.encoding, t.shape, offsets=0) + struct.pack("<I", t.scale.size) for t in content.tensors]
     body = b"".join(
         head + t.scale.astype("<f4").tobytes() + t.values.tobytes() for head, t in zip(tensors, content.tensors, strict=True)
     )

@@ -83,7 +83,7 @@ def test_inspect_names_everything_that_scripts_rely_on(deltafleet: Command, arti
     assert (shown["architecture"], shown["classes"]) == ("squeezenet1_1", CLASSES)
     assert shown["parameters"] == sum(value.size for value in random_weights().values())
     assert len(shown["content_sha256"]) == 64
-    assert shown["tensors"][0] == {"name": "features.0.weight", "shape": [64, 3, 3, 3], "encoding": "grid"}
+    assert shown["tensors"][0] == {"name": "features.0.weight", "shape": [64, 3, 3, 3], "encoding": "grid", "offsets": 0}
     assert "features.0.weight" in deltafleet("inspect", artifact).out
 
 

@@ -1,0 +1,97 @@
+"""Offsets of a layer's rows, chosen near the base's: what moves all weights of a row at once.
+
+Behind a ReLU all inputs are positive, so the gradient moves the weights of a row one way, and Adam moves them by alike
+distances. Measured on real trainings, shifts and biases alone deliver 93 to 99 % of what an update of all layers does to the
+answers, although each weight by itself moves by much less than a step; stretches bring a third to three quarters of the rest.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from model_registry.compression.compensation import STEP
+from model_registry.compression.descent import best_levels
+from model_registry.compression.lattices import Grid, Offsets
+from model_registry.compression.targets import Choice, Target
+from model_registry.contract.codecs.tensor_coding import offsets_before
+from model_registry.contract.tensors import MAX_OFFSETS, EncodedTensor
+
+Doubles = npt.NDArray[np.floating[Any]]
+# Below this part of the strongest row's, what an offset does is rounding.
+LEAST_STRENGTH = 1e-9
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RowOffsets:
+    """``known``: the base's shifts and stretches, (2, groups, outputs); ``moves``: by how many steps each of the two moves."""
+
+    known: Doubles
+    moves: tuple[Choice, Choice]
+
+    @classmethod
+    def of(cls, target: Target, base: EncodedTensor, choice: Choice) -> RowOffsets | None:
+        """Those of the base; None where the rows of the layer are not those of its tensor."""
+        if target.layer.transposed:
+            return None
+        rows = target.rows.shape[:2]
+        known = offsets_before(base, (MAX_OFFSETS, target.shape[0])).astype(np.float64).reshape(MAX_OFFSETS, *rows)
+        none = np.zeros(rows, np.int64)
+        signs = np.sign(choice.values)
+        shift, stretch = (Choice(Grid(_step(target, which)), none, none) for which in (np.abs(signs), signs))
+        return cls(known, (shift, stretch))
+
+    @property
+    def added(self) -> Offsets:
+        """To rows (groups, outputs, inputs)."""
+        shift, stretch = (known + moves.values for known, moves in zip(self.known, self.moves, strict=True))
+        return Offsets.of(shift[..., np.newaxis], stretch[..., np.newaxis])
+
+    @property
+    def stored(self) -> npt.NDArray[np.float32]:
+        """As a tensor has them: none, shifts, or shifts and stretches."""
+        exact = np.stack([known + moves.values for known, moves in zip(self.known, self.moves, strict=True)])
+        halves = exact.reshape(MAX_OFFSETS, -1).astype(np.float16).astype(np.float32)
+        count = MAX_OFFSETS if halves[1].any() else int(halves[0].any())
+        return halves[:count]
+
+    def revised(self, target: Target, choice: Choice, biases: Doubles) -> RowOffsets:
+        """The best for ``price`` beside these levels and ``biases`` (groups, outputs), which then make up for the mean."""
+        found, signs = self, np.sign(choice.lattice.values(choice.levels))
+        for number, which in enumerate((np.abs(signs), signs)):
+            moved = _moved(target, replace(choice, offsets=found.added), biases, found.moves[number], which)
+            found = replace(found, moves=(moved, found.moves[1]) if number == 0 else (found.moves[0], moved))
+        return found
+
+
+def _step(target: Target, which: Doubles) -> float:
+    """A power of two at or below the step at which a finer one would cost more bits than it saves damage."""
+    strengths = np.concatenate([_reach(target, group, own)[0] for group, own in enumerate(which)])
+    mean = float(strengths.mean())
+    return 2.0 ** math.floor(math.log2(math.sqrt(STEP * target.price / mean))) if mean > 0 else 1.0
+
+
+def _reach(target: Target, group: int, which: Doubles) -> tuple[Doubles, Doubles]:
+    """How much a unit of an offset disturbs that is added to weights as ``which`` says (outputs, inputs), once the bias makes
+    up for its mean, and by how much it then does.
+    """
+    moments = target.factors[group].moments
+    reach = which @ moments[:-1]
+    owed = reach[:, -1] / moments[-1, -1] if target.bias_shape is not None else np.zeros(len(which))
+    return (reach[:, :-1] * which).sum(axis=1) - owed * reach[:, -1], owed
+
+
+def _moved(target: Target, choice: Choice, biases: Doubles, moves: Choice, which: Doubles) -> Choice:
+    pricing, levels, values = target.pricing(moves), moves.levels.copy(), choice.values
+    for group, own in enumerate(which):
+        strength, owed = _reach(target, group, own)
+        slopes = target.slopes(group, values[group], biases[group])
+        slope = (slopes[:, :-1] * own).sum(axis=1) - owed * slopes[:, -1]
+        weak = strength <= LEAST_STRENGTH * strength.max(initial=0)
+        slope, strength = np.where(weak, 0, slope), np.where(weak, 1, strength)
+        levels[group] = best_levels(slope, strength, pricing, levels[group], (group,))
+    return replace(moves, levels=levels)
