@@ -18,13 +18,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from model_registry.contract.tensors import NO_SCALE, EncodedTensor, Encoding, float32_tensor
+from model_registry.contract.tensors import NO_OFFSETS, NO_SCALE, EncodedTensor, Encoding, float32_tensor
 
 Floats = npt.NDArray[np.float32]
 MAX_ENTRIES, SAMPLED = 256, 4096
@@ -113,7 +113,9 @@ def grid_tensor(name: str, levels: npt.NDArray[Any], step: float) -> EncodedTens
 
 
 def on_base(name: str, values: Floats, base: EncodedTensor) -> EncodedTensor:
-    """Nearest values that the base's own encoding has; ``values`` has the base's shape."""
+    """Nearest values that the base's own encoding has, with its offsets; ``values`` has the base's shape."""
+    if base.offsets.size:
+        return replace(on_base(name, _without_offsets(values, base), replace(base, offsets=NO_OFFSETS)), offsets=base.offsets)
     match base.encoding:
         case Encoding.FLOAT32:
             return float32_tensor(name, values)
@@ -128,6 +130,12 @@ def on_base(name: str, values: Floats, base: EncodedTensor) -> EncodedTensor:
             limits = np.iinfo(base.encoding.dtype)
             multiples = np.clip(np.rint(values / per_row), limits.min, limits.max)
             return EncodedTensor(name, base.encoding, multiples.astype(base.encoding.dtype), base.scale)
+
+
+def _without_offsets(values: Floats, base: EncodedTensor) -> Floats:
+    """What the base's offsets leave to be told of ``values``."""
+    above, below = base.added
+    return np.where(values > 0, values - above, np.where(values < 0, values - below, values))
 
 
 def finer_and_finer(name: str, values: Floats, base: EncodedTensor, own: EncodedTensor) -> Iterator[EncodedTensor]:

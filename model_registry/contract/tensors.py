@@ -104,9 +104,14 @@ class EncodedTensor:
         weights = self.without_offsets()
         if not self.offsets.size:
             return weights
-        shift, *stretch = self.offsets.reshape(-1, *weights.shape[:1], *[1] * (weights.ndim - 1))
-        above, below = (shift + stretch[0], shift - stretch[0]) if stretch else (shift, shift)
+        above, below = self.added
         return np.where(weights > 0, weights + above, np.where(weights < 0, weights + below, weights))
+
+    @property
+    def added(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """What the offsets, of which there are some, add to weights above zero and below it; for each row."""
+        shift, *stretch = self.offsets.reshape(-1, *self.shape[:1], *[1] * (self.values.ndim - 1))
+        return (shift + stretch[0], shift - stretch[0]) if stretch else (shift, shift)
 
     def without_offsets(self) -> npt.NDArray[np.float32]:
         """The weights as their integers alone tell them."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -110,6 +112,13 @@ def test_the_bases_encoding_takes_the_nearest_values() -> None:
     assert found.values.tolist() == [[0, 1], [2, 1]]
     rows = EncodedTensor("w", Encoding.GRID8, np.zeros((2, 2), np.int8), np.array([1, 0.5], np.float32))
     assert on_base("w", np.array([[1.2, 500], [1.2, -1.3]], np.float32), rows).values.tolist() == [[1, 127], [2, -3]]
+
+
+def test_the_offsets_of_the_base_are_kept_and_counted_with() -> None:
+    base = replace(on_grid("w", np.array([[1, 0], [2, -3]], np.float32), 1.0), offsets=np.array([[0.4, -0.4]], np.float32))
+    found = on_base("w", base.dequantize(), base)
+    assert found.same_as(base)
+    assert on_base("w", np.array([[2.5, 0], [1.5, -2.5]], np.float32), base).values.tolist() == [[2, 0], [2, -2]]
 
 
 def test_moved_shared_values_change_no_index() -> None:
