@@ -69,10 +69,10 @@ class RowOffsets:
 
 
 def _step(target: Target, which: Doubles) -> float:
-    """A power of two at or below the step at which a finer one would cost more bits than it saves damage."""
+    """A power of two above the step at which a finer one would cost more bits than it saves damage: most rows hardly move."""
     strengths = np.concatenate([_reach(target, group, own)[0] for group, own in enumerate(which)])
     mean = float(strengths.mean())
-    return 2.0 ** math.floor(math.log2(math.sqrt(STEP * target.price / mean))) if mean > 0 else 1.0
+    return 2.0 ** math.ceil(math.log2(math.sqrt(STEP * target.price / mean))) if mean > 0 else 1.0
 
 
 def _reach(target: Target, group: int, which: Doubles) -> tuple[Doubles, Doubles]:

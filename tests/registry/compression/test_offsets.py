@@ -58,8 +58,9 @@ def test_rows_that_move_are_shifted_and_no_level_changes(base: EncodedTensor) ->
 @BASES
 def test_rows_that_grow_are_stretched(base: EncodedTensor) -> None:
     weight = moved(base, shift=each_row(0.002), stretch=each_row(0.003))
-    tensor = revise(weight, base)
-    assert np.array_equal(tensor.values, base.values)
+    tensor = revise(weight, base, price=PRICE / 10)
+    # Maybe on a finer grid, which costs nothing.
+    assert np.allclose(tensor.without_offsets(), base.without_offsets())
     assert len(tensor.offsets) == 2
     assert np.abs(tensor.dequantize() - weight).mean() < 0.2 * np.abs(base.dequantize() - weight).mean()
 
