@@ -18,10 +18,12 @@ from model_registry.compression.compensation import STEP
 from model_registry.compression.descent import best_levels
 from model_registry.compression.lattices import Grid, Offsets
 from model_registry.compression.targets import Choice, Target
+from model_registry.contract.codecs.scales import COARSEST_OCTAVE, FINEST_OCTAVE
 from model_registry.contract.codecs.tensor_coding import offsets_before
 from model_registry.contract.tensors import MAX_OFFSETS, EncodedTensor
 
 Doubles = npt.NDArray[np.floating[Any]]
+LARGEST = float(np.finfo(np.float16).max)
 # Below this part of the strongest row's, what an offset does is rounding.
 LEAST_STRENGTH = 1e-9
 
@@ -46,18 +48,23 @@ class RowOffsets:
         return cls(known, (shift, stretch))
 
     @property
+    def _halves(self) -> npt.NDArray[np.float16]:
+        """Both for every row, as they are coded, (2, groups, outputs)."""
+        exact = np.stack([known + moves.values for known, moves in zip(self.known, self.moves, strict=True)])
+        return np.asarray(np.clip(exact, -LARGEST, LARGEST), np.float16)
+
+    @property
     def added(self) -> Offsets:
         """To rows (groups, outputs, inputs)."""
-        shift, stretch = (known + moves.values for known, moves in zip(self.known, self.moves, strict=True))
-        return Offsets.of(shift[..., np.newaxis], stretch[..., np.newaxis])
+        shift, stretch = self._halves.astype(np.float64)[..., np.newaxis]
+        return Offsets.of(shift, stretch)
 
     @property
     def stored(self) -> npt.NDArray[np.float32]:
         """As a tensor has them: none, shifts, or shifts and stretches."""
-        exact = np.stack([known + moves.values for known, moves in zip(self.known, self.moves, strict=True)])
-        halves = exact.reshape(MAX_OFFSETS, -1).astype(np.float16).astype(np.float32)
-        count = MAX_OFFSETS if halves[1].any() else int(halves[0].any())
-        return halves[:count]
+        rows = self._halves.reshape(MAX_OFFSETS, -1).astype(np.float32)
+        count = MAX_OFFSETS if rows[1].any() else int(rows[0].any())
+        return rows[:count]
 
     def revised(self, target: Target, choice: Choice, biases: Doubles) -> RowOffsets:
         """The best for ``price`` beside these levels and ``biases`` (groups, outputs), which then make up for the mean."""
@@ -72,7 +79,8 @@ def _step(target: Target, which: Doubles) -> float:
     """A power of two above the step at which a finer one would cost more bits than it saves damage: most rows hardly move."""
     strengths = np.concatenate([_reach(target, group, own)[0] for group, own in enumerate(which)])
     mean = float(strengths.mean())
-    return 2.0 ** math.ceil(math.log2(math.sqrt(STEP * target.price / mean))) if mean > 0 else 1.0
+    wanted = math.ceil(math.log2(math.sqrt(STEP * target.price / mean))) if mean > 0 else COARSEST_OCTAVE
+    return 2.0 ** min(max(wanted, FINEST_OCTAVE), COARSEST_OCTAVE)
 
 
 def _reach(target: Target, group: int, which: Doubles) -> tuple[Doubles, Doubles]:

@@ -181,7 +181,10 @@ def _moved(book: Codebook, levels: Integers, rows: Doubles) -> Codebook:
     moves[entries == 0] = 0
     rms = float(np.sqrt(np.vdot(moves * counts, moves) / counts.sum()))
     step = 2.0 ** (np.frexp(rms)[1] - 3)
-    moved = (entries + np.rint(moves / step) * step).astype(np.float16).astype(np.float64)
+    with np.errstate(over="ignore"):
+        moved = (entries + np.rint(moves / step) * step).astype(np.float16).astype(np.float64)
+    if not np.isfinite(moved).all():
+        return book
     moved = np.where(entries < 0, np.minimum(moved, 0), np.where(entries > 0, np.maximum(moved, 0), 0))
     return Codebook(np.maximum.accumulate(moved))
 

@@ -111,3 +111,12 @@ def test_rows_without_weights_need_no_offsets() -> None:
 def test_an_update_that_is_not_worth_a_number_a_row_has_none() -> None:
     base = codebook()
     assert not revise(moved(base, shift=each_row(0.001)), base, price=10.0).offsets.size
+
+
+@pytest.mark.parametrize("size", [1e-5, 1e6])
+def test_weights_of_any_size_have_offsets_that_float16_holds(size: float) -> None:
+    base = replace(codebook(), scale=(codebook().scale * size).astype(np.float32))
+    weight = np.asarray(base.dequantize() + (base.dequantize() != 0) * size * each_row(0.1), np.float32)
+    tensor = revise(weight, base, price=1e-5 * size**2)
+    assert np.isfinite(tensor.offsets).all()
+    assert np.abs(tensor.dequantize() - weight).mean() <= np.abs(base.dequantize() - weight).mean()
