@@ -61,7 +61,9 @@ def describe(path: Path, *, base: Path | None = None) -> dict[str, Any]:
         "classes": len(description.labels) or None,
         "parameters": sum(value.size for value in weights.values()),
         "preprocessing": description.preprocessing.to_json() if description.preprocessing else None,
-        "tensors": [{"name": name, "shape": list(value.shape), "encoding": "float32"} for name, value in weights.items()],
+        "tensors": [
+            {"name": name, "shape": list(value.shape), "encoding": "float32", "offsets": 0} for name, value in weights.items()
+        ],
     }
 
 

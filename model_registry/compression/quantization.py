@@ -114,8 +114,8 @@ def grid_tensor(name: str, levels: npt.NDArray[Any], step: float) -> EncodedTens
 
 def on_base(name: str, values: Floats, base: EncodedTensor) -> EncodedTensor:
     """Nearest values that the base's own encoding has, with its offsets; ``values`` has the base's shape."""
-    if base.offsets.size:
-        return replace(on_base(name, _without_offsets(values, base), replace(base, offsets=NO_OFFSETS)), offsets=base.offsets)
+    if len(base.offsets):
+        return _beside_offsets(name, values, base)
     match base.encoding:
         case Encoding.FLOAT32:
             return float32_tensor(name, values)
@@ -132,10 +132,13 @@ def on_base(name: str, values: Floats, base: EncodedTensor) -> EncodedTensor:
             return EncodedTensor(name, base.encoding, multiples.astype(base.encoding.dtype), base.scale)
 
 
-def _without_offsets(values: Floats, base: EncodedTensor) -> Floats:
-    """What the base's offsets leave to be told of ``values``."""
-    above, below = base.added
-    return np.where(values > 0, values - above, np.where(values < 0, values - below, values))
+def _beside_offsets(name: str, values: Floats, base: EncodedTensor) -> EncodedTensor:
+    """The nearest with the base's offsets, which differ above zero and below it and may carry a weight across."""
+    plain = replace(base, offsets=NO_OFFSETS)
+    wanted = [values - added for added in base.added] + [np.zeros_like(values)]
+    ways = [replace(on_base(name, own, plain), offsets=base.offsets) for own in wanted]
+    nearest = np.abs(np.stack([way.dequantize() for way in ways]) - values).argmin(axis=0)
+    return replace(ways[0], values=np.choose(nearest, [way.values for way in ways]))
 
 
 def finer_and_finer(name: str, values: Floats, base: EncodedTensor, own: EncodedTensor) -> Iterator[EncodedTensor]:

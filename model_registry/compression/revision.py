@@ -9,10 +9,10 @@ Rounding with error compensation (compensation.py) makes a first choice of level
 weights keep their level, and there a choice made in one pass is far from the best: coordinate descent (descent.py) goes over
 the weights many times. Biases are one more column, on the base's grid of biases.
 
-What a price leaves undone is not noise: a layer stops short of its target on the way from the base, and training moved all
+What a price leaves undone is not noise: a layer stops short of its goal on the way from the base, and training moved all
 layers together, so that what they lack adds up in the answers. Where the update as a whole does ``coherence`` times what its
 layers do by themselves, what is missing along it counts for so much more; descent on that damage is what it takes to aim
-beyond the target by coherence - 1 times the share of the way that is missing.
+beyond the goal by coherence - 1 times the share of the way that is missing.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ from model_registry.compression.compensation import (
     wanted_step,
 )
 from model_registry.compression.descent import best_levels, sweep
+from model_registry.compression.goals import Choice, Goal
 from model_registry.compression.lattices import Codebook, Grid, Integers
 from model_registry.compression.offsets import RowOffsets
 from model_registry.compression.quantization import LARGEST_LEVEL, MAX_ENTRIES, Floats, grid_tensor
-from model_registry.compression.targets import Choice, Target
 from model_registry.contract.codecs.sections import Sink
 from model_registry.contract.codecs.tensor_coding import encode_tensor
 from model_registry.contract.entropy import COST_UNIT
@@ -46,7 +46,7 @@ from model_registry.contract.tensors import EncodedTensor, Encoding
 Doubles = npt.NDArray[np.floating[Any]]
 # Over the weights on every lattice, and once more on the best.
 SWEEPS, LAST_SWEEPS = 4, 12
-# How far beyond its target a layer may aim, in lengths of its update, and the part of the way there that a sweep goes.
+# How far beyond its goal a layer may aim, in lengths of its update, and the part of the way there that a sweep goes.
 FARTHEST_AIM, APPROACH = 2.0, 0.25
 # What float32 tells apart: where nothing depends on a layer, no step would be too coarse.
 MAX_DOUBLINGS = 24
@@ -55,32 +55,32 @@ GRIDS = (Encoding.GRID8, Encoding.GRID16)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Course:
-    """The way from the base to the target, (groups, outputs, inputs + 1), and what the moments make of it."""
+    """The way from the base to the goal, (groups, outputs, inputs + 1), and what the moments make of it."""
 
     update: Doubles
     disturbance: Doubles
     coherence: float
 
     @classmethod
-    def of(cls, target: Target, weights: Doubles, bias: Doubles, coherence: float) -> _Course:
-        update = target.errors(weights, bias)
-        return cls(update, target.disturbance(update), coherence)
+    def of(cls, goal: Goal, weights: Doubles, bias: Doubles, coherence: float) -> _Course:
+        update = goal.errors(weights, bias)
+        return cls(update, goal.disturbance(update), coherence)
 
     def wanted(self, errors: Doubles) -> float:
-        """By which share of the way to aim beyond the target while ``errors`` are left."""
+        """By which share of the way to aim beyond the goal while ``errors`` are left."""
         whole = float(np.vdot(self.update, self.disturbance))
         missing = float(np.vdot(errors, self.disturbance)) / whole if whole > 0 else 0.0
         return min(max((self.coherence - 1) * missing, 0.0), FARTHEST_AIM)
 
-    def beyond(self, target: Target, share: float) -> Target:
-        """A target that lies by this share of the way behind ``target``."""
+    def beyond(self, goal: Goal, share: float) -> Goal:
+        """A goal that lies by this share of the way behind ``goal``."""
         further = share * self.update
-        return replace(target, rows=target.rows + further[..., :-1], bias=target.bias + further[..., -1])
+        return replace(goal, rows=goal.rows + further[..., :-1], bias=goal.bias + further[..., -1])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Draft:
-    """The layer as it has become so far, and by which share of its way it aims ``beyond`` the target."""
+    """The layer as it has become so far, and by which share of its way it aims ``beyond`` the goal."""
 
     choice: Choice
     biases: Choice
@@ -99,38 +99,38 @@ def revise_layer(
     coherence: float = 1.0,
 ) -> tuple[EncodedTensor, EncodedTensor | None]:
     """Encode a layer for ``price`` nats a bit, near ``base`` and ``base_bias``, which may have other sizes, not other ranks."""
-    target = Target.of(calibrated, weight, bias, price)
-    biases, kept = _bias_choices(target, base_bias)
-    before = target.layer.rows(_overlap(base.without_offsets(), weight.shape))
-    vehicles = target.layer.rows(_overlap(base.dequantize(), weight.shape))
-    course = _Course.of(target, vehicles, kept.lattice.values(kept.base), coherence)
+    goal = Goal.of(calibrated, weight, bias, price)
+    biases, kept = _bias_choices(goal, base_bias)
+    before = goal.layer.rows(_overlap(base.without_offsets(), weight.shape))
+    vehicles = goal.layer.rows(_overlap(base.dequantize(), weight.shape))
+    course = _Course.of(goal, vehicles, kept.lattice.values(kept.base), coherence)
 
     def finished(draft: _Draft) -> tuple[float, EncodedTensor, EncodedTensor | None]:
         """The layer's tensors behind the damage that is left + price x bits."""
-        levels = target.layer.weight_of(draft.choice.levels, target.shape)
-        tensor = _tensor(target.layer.weight, levels, draft.choice.lattice, base)
+        levels = goal.layer.weight_of(draft.choice.levels, goal.shape)
+        tensor = _tensor(goal.layer.weight, levels, draft.choice.lattice, base)
         if draft.offsets is not None:
             tensor = replace(tensor, offsets=draft.offsets.stored)
-        aim = course.beyond(target, draft.beyond)
-        cost, owed = _cheapest_biases(target, aim, draft.choice.values, [draft.biases, kept], base_bias)
-        return cost + target.price * _coded_bits(base, tensor), tensor, owed
+        aim = course.beyond(goal, draft.beyond)
+        cost, owed = _cheapest_biases(goal, aim, draft.choice.values, [draft.biases, kept], base_bias)
+        return cost + goal.price * _coded_bits(base, tensor), tensor, owed
 
-    wanted = wanted_step(calibrated, target.factors, price)
+    wanted = wanted_step(calibrated, goal.factors, price)
     drafts = [
-        _swept(target, course, _drafted(target, start, biases, RowOffsets.of(target, base, start)), SWEEPS)
-        for start in _starts(wanted, target.rows, before, base)
+        _swept(goal, course, _drafted(goal, start, biases, RowOffsets.of(goal, base, start)), SWEEPS)
+        for start in _starts(wanted, goal.rows, before, base)
     ]
     best = min(drafts, key=lambda draft: finished(draft)[0])
-    return finished(_swept(target, course, best, LAST_SWEEPS))[1:]
+    return finished(_swept(goal, course, best, LAST_SWEEPS))[1:]
 
 
 def revise_bias(
     calibrated: Calibrated, weight: Floats, bias: Floats, *, base: EncodedTensor, base_bias: EncodedTensor | None, price: float
 ) -> EncodedTensor | None:
     """The bias alone, where the weight stays what it is in ``base``, of the same shape."""
-    target = Target.of(calibrated, weight, bias, price)
+    goal = Goal.of(calibrated, weight, bias, price)
     kept = calibrated.layer.rows(base.dequantize().astype(np.float64))
-    return _cheapest_biases(target, target, kept, _bias_choices(target, base_bias), base_bias)[1]
+    return _cheapest_biases(goal, goal, kept, _bias_choices(goal, base_bias), base_bias)[1]
 
 
 def _starts(wanted: float, rows: Doubles, before: Doubles, base: EncodedTensor) -> list[Choice]:
@@ -197,22 +197,22 @@ def _overlap(weights: Floats, shape: tuple[int, ...]) -> Doubles:
     return laid
 
 
-def _bias_choices(target: Target, base: EncodedTensor | None) -> tuple[Choice, Choice]:
+def _bias_choices(goal: Goal, base: EncodedTensor | None) -> tuple[Choice, Choice]:
     """On the grid of the base's biases, the step halved or doubled as the price asks, or on one of 8 bits without a base.
 
     A bias that makes up for its weights may go further than all before, so a grid made for those can be far too fine. Second
     comes no change at all, which is exact on the base's own grid only.
     """
-    largest = float(np.abs(target.bias).max(initial=0)) or 1.0
+    largest = float(np.abs(goal.bias).max(initial=0)) or 1.0
     grid = Grid(float(np.float32(largest / 127)))
-    known: Doubles = np.zeros(target.bias.shape)
-    wanted = wanted_bias_step(target.factors, target.price)
-    if base is not None and target.bias_shape is not None and len(base.shape) == len(target.bias_shape):
-        known = _overlap(base.dequantize(), target.bias_shape).reshape(known.shape)
+    known: Doubles = np.zeros(goal.bias.shape)
+    wanted = wanted_bias_step(goal.factors, goal.price)
+    if base is not None and goal.bias_shape is not None and len(base.shape) == len(goal.bias_shape):
+        known = _overlap(base.dequantize(), goal.bias_shape).reshape(known.shape)
         grid = _halved(base, wanted, largest) or grid
     doublings = min(max(math.floor(math.log2(wanted / grid.step)), 0), MAX_DOUBLINGS)
     doubled = Grid(grid.step * 2.0**doublings)
-    return (Choice(doubled, doubled.nearest(known), doubled.nearest(target.bias)), _unchanged(grid, known))
+    return (Choice(doubled, doubled.nearest(known), doubled.nearest(goal.bias)), _unchanged(grid, known))
 
 
 def _halved(base: EncodedTensor, wanted: float, largest: float) -> Grid | None:
@@ -224,33 +224,33 @@ def _halved(base: EncodedTensor, wanted: float, largest: float) -> Grid | None:
     return Grid(float(np.float32(coarse / 2**halvings))) if largest <= LARGEST_LEVEL * coarse / 2**halvings else None
 
 
-def _first_choice(target: Target, choice: Choice) -> tuple[Choice, Doubles]:
+def _first_choice(goal: Goal, choice: Choice) -> tuple[Choice, Doubles]:
     """Levels by error compensation, and the bias that makes up for the rest."""
-    rows = target.rows if choice.offsets is None else choice.offsets.taken(target.rows)
-    levels, owed = choice.lattice.nearest(rows), target.bias
+    rows = goal.rows if choice.offsets is None else choice.offsets.taken(goal.rows)
+    levels, owed = choice.lattice.nearest(rows), goal.bias
     for _ in range(PASSES):
-        pricing = target.pricing(replace(choice, levels=levels))
-        levels, owed = round_groups(target.rows, target.bias, target.factors, pricing)
+        pricing = goal.pricing(replace(choice, levels=levels))
+        levels, owed = round_groups(goal.rows, goal.bias, goal.factors, pricing)
     return replace(choice, levels=levels), owed
 
 
-def _drafted(target: Target, start: Choice, biases: Choice, offsets: RowOffsets | None) -> _Draft:
+def _drafted(goal: Goal, start: Choice, biases: Choice, offsets: RowOffsets | None) -> _Draft:
     """Offsets first, as they cost least; then levels and biases make up for what is left."""
     if offsets is not None:
         for _ in range(PASSES):
-            offsets = offsets.revised(target, start, biases.values)
+            offsets = offsets.revised(goal, start, biases.values)
             start = replace(start, offsets=offsets.added)
-            biases = _beside(target, start.values, biases)
-    choice, owed = _first_choice(target, start)
+            biases = _beside(goal, start.values, biases)
+    choice, owed = _first_choice(goal, start)
     return _Draft(choice, replace(biases, levels=biases.lattice.nearest(owed)), offsets)
 
 
-def _swept(target: Target, course: _Course, draft: _Draft, sweeps: int) -> _Draft:
+def _swept(goal: Goal, course: _Course, draft: _Draft, sweeps: int) -> _Draft:
     """Go over all weights and biases so many times."""
     for _ in range(sweeps):
-        wanted = course.wanted(target.errors(draft.choice.values, draft.biases.values))
+        wanted = course.wanted(goal.errors(draft.choice.values, draft.biases.values))
         beyond = draft.beyond + APPROACH * (wanted - draft.beyond)
-        aim = course.beyond(target, beyond)
+        aim = course.beyond(goal, beyond)
         choice, offsets = _sweep(aim, draft.choice, draft.biases.values), draft.offsets
         if offsets is not None:
             offsets = offsets.revised(aim, choice, draft.biases.values)
@@ -266,38 +266,38 @@ def _coded_bits(base: EncodedTensor | None, new: EncodedTensor) -> float:
     return sink.cost / COST_UNIT
 
 
-def _sweep(target: Target, choice: Choice, biases: Doubles) -> Choice:
+def _sweep(goal: Goal, choice: Choice, biases: Doubles) -> Choice:
     """Go over all weights once."""
-    pricing, levels = target.pricing(choice), choice.levels.copy()
-    for group, factor in enumerate(target.factors):
-        slopes = target.slopes(group, choice.values[group], biases[group])
+    pricing, levels = goal.pricing(choice), choice.levels.copy()
+    for group, factor in enumerate(goal.factors):
+        slopes = goal.slopes(group, choice.values[group], biases[group])
         sweep(slopes, factor.moments, pricing, levels[group], group)
     return replace(choice, levels=levels)
 
 
 def _cheapest_biases(
-    target: Target, aim: Target, weights: Doubles, choices: Iterable[Choice], base: EncodedTensor | None
+    goal: Goal, aim: Goal, weights: Doubles, choices: Iterable[Choice], base: EncodedTensor | None
 ) -> tuple[float, EncodedTensor | None]:
     """The best that one of ``choices`` becomes beside ``weights``, behind the damage that is left + price x its bits."""
-    if target.bias_shape is None or target.layer.bias is None:
-        return target.damage(weights, target.bias), None
+    if goal.bias_shape is None or goal.layer.bias is None:
+        return goal.damage(weights, goal.bias), None
     ways: list[tuple[float, EncodedTensor | None]] = []
     for start in choices:
         biases = start
         for _ in range(SWEEPS):
             biases = _beside(aim, weights, biases)
-        tensor = _tensor(target.layer.bias, biases.levels.reshape(target.bias_shape), biases.lattice, base)
-        ways.append((target.damage(weights, biases.values) + target.price * _coded_bits(base, tensor), tensor))
+        tensor = _tensor(goal.layer.bias, biases.levels.reshape(goal.bias_shape), biases.lattice, base)
+        ways.append((goal.damage(weights, biases.values) + goal.price * _coded_bits(base, tensor), tensor))
     return min(ways, key=lambda way: way[0])
 
 
-def _beside(target: Target, weights: Doubles, biases: Choice) -> Choice:
+def _beside(goal: Goal, weights: Doubles, biases: Choice) -> Choice:
     """The best biases beside ``weights``, where the layer has any."""
-    if target.bias_shape is None:
+    if goal.bias_shape is None:
         return biases
-    pricing, levels = target.pricing(biases), biases.levels.copy()
-    for group, factor in enumerate(target.factors):
-        slopes = target.slopes(group, weights[group], biases.values[group])[:, -1]
+    pricing, levels = goal.pricing(biases), biases.levels.copy()
+    for group, factor in enumerate(goal.factors):
+        slopes = goal.slopes(group, weights[group], biases.values[group])[:, -1]
         strength = float(factor.moments[-1, -1])
         levels[group] = best_levels(slopes, strength, pricing, levels[group], (group,))
     return replace(biases, levels=levels)

@@ -162,8 +162,8 @@ def read_tensor_head(reader: ByteReader) -> tuple[str, Encoding, tuple[int, ...]
     """The inverse of ``tensor_head``; how many offsets a row has comes last."""
     name = reader.text(reader.number("H"))
     code, rank = reader.numbers("BB")
-    offsets, code = divmod(code, 1 << ENCODING_BITS)
-    if code >= len(Encoding) or offsets > MAX_OFFSETS:
+    offsets, encoding = divmod(code, 1 << ENCODING_BITS)
+    if encoding >= len(Encoding) or offsets > MAX_OFFSETS:
         raise UnsupportedArtifact(f"tensor {name!r} has the unknown encoding {code}", remedy="update this program")
     if rank > 8:
         raise MalformedArtifact(f"tensor {name!r} has more than 8 dimensions")
@@ -172,7 +172,7 @@ def read_tensor_head(reader: ByteReader) -> tuple[str, Encoding, tuple[int, ...]
         raise MalformedArtifact(f"tensor {name!r} has the impossible shape {shape}")
     if offsets and not rows_of(shape):
         raise MalformedArtifact(f"tensor {name!r} has offsets for no rows")
-    return name, Encoding(code), shape, offsets
+    return name, Encoding(encoding), shape, offsets
 
 
 def _read_tensor(reader: ByteReader) -> EncodedTensor:

@@ -77,13 +77,13 @@ class EncodedTensor:
             return "the scale is not a row of float32"
         if self.offsets.dtype != np.float32 or self.offsets.ndim != 2:
             return "the offsets are not rows of float32"
-        if self.offsets.size and self.offsets.shape not in [(n, rows_of(self.shape)) for n in range(1, MAX_OFFSETS + 1)]:
-            return f"offsets of shape {self.offsets.shape} for {rows_of(self.shape)} rows"
+        rows = rows_of(self.shape)
+        if len(self.offsets) and (len(self.offsets) > MAX_OFFSETS or not rows or self.offsets.shape[1] != rows):
+            return f"offsets of shape {self.offsets.shape} for {rows} rows"
         match self.encoding:
             case Encoding.FLOAT32 | Encoding.FLOAT16:
-                return "floats take no scale and no offsets" if self.scale.size or self.offsets.size else ""
+                return "floats take no scale and no offsets" if self.scale.size or len(self.offsets) else ""
             case Encoding.GRID8 | Encoding.GRID16:
-                rows = rows_of(self.shape)
                 return "" if self.scale.size in (1, max(rows, 1)) else f"{self.scale.size} steps for {rows} rows"
             case Encoding.CODEBOOK:
                 if not 1 <= self.scale.size <= 256:
@@ -102,10 +102,14 @@ class EncodedTensor:
     def dequantize(self) -> npt.NDArray[np.float32]:
         """The weights as an engine uses them: float32 operations in one order, so the same bits on every machine."""
         weights = self.without_offsets()
-        if not self.offsets.size:
+        if not len(self.offsets):
             return weights
+        # In place: a large tensor is not held several times over.
+        above_zero, below_zero = weights > 0, weights < 0
         above, below = self.added
-        return np.where(weights > 0, weights + above, np.where(weights < 0, weights + below, weights))
+        np.add(weights, above, out=weights, where=above_zero)
+        np.add(weights, below, out=weights, where=below_zero)
+        return weights
 
     @property
     def added(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:

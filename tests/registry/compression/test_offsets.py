@@ -113,6 +113,17 @@ def test_an_update_that_is_not_worth_a_number_a_row_has_none() -> None:
     assert not revise(moved(base, shift=each_row(0.001)), base, price=10.0).offsets.size
 
 
+def test_a_layer_that_sees_nothing_and_tells_nothing_is_no_obstacle() -> None:
+    base = codebook()
+    nothing = np.zeros_like(moments(correlated(INPUTS)))
+    nothing[:, -1, -1] = 1
+    dead = Calibrated(LAYER, nothing, 0.0)
+    before, bias = biases(), biases().dequantize()
+    tensor, _ = revise_layer(dead, moved(base, shift=each_row(0.01)), bias, base=base, base_bias=before, price=1.0)
+    assert tensor.shape == base.shape
+    assert not tensor.offsets.size
+
+
 @pytest.mark.parametrize("size", [1e-5, 1e6])
 def test_weights_of_any_size_have_offsets_that_float16_holds(size: float) -> None:
     base = replace(codebook(), scale=(codebook().scale * size).astype(np.float32))

@@ -121,6 +121,13 @@ def test_the_offsets_of_the_base_are_kept_and_counted_with() -> None:
     assert on_base("w", np.array([[2.5, 0], [1.5, -2.5]], np.float32), base).values.tolist() == [[2, 0], [2, -2]]
 
 
+def test_a_weight_that_its_offset_carries_across_zero_stays_where_it_is() -> None:
+    plain = on_grid("w", np.array([[1, 0, -1], [2, -3, 1]], np.float32), 1.0)
+    base = replace(plain, offsets=np.array([[-1.4, 0.2], [0.1, -1.3]], np.float32))
+    assert (base.dequantize()[0] < 0).tolist() == [True, False, True]
+    assert on_base("w", base.dequantize(), base).same_as(base)
+
+
 def test_moved_shared_values_change_no_index() -> None:
     base = keep_exactly("w", SHARED)
     # One value moves past another: in sorted order every index would change.

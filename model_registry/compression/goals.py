@@ -1,4 +1,4 @@
-"""A layer as it should be, and what is chosen for it: the target of every choice that is made near a base."""
+"""A layer as it should be, and what is chosen for it: the goal of every choice that is made near a base."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Choice:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Target:
+class Goal:
     """The layer as it should be: ``rows`` (groups, outputs, inputs) and ``bias`` (groups, outputs); ``price`` of energy.
 
     ``shape`` and ``bias_shape`` are those of the tensors; the latter is None where there is no bias, which then is zero.
@@ -50,7 +50,7 @@ class Target:
     price: float
 
     @classmethod
-    def of(cls, calibrated: Calibrated, weight: Floats, bias: Floats | None, price: float) -> Target:
+    def of(cls, calibrated: Calibrated, weight: Floats, bias: Floats | None, price: float) -> Goal:
         layer, factors = calibrated.layer, [Factor.of(moments) for moments in calibrated.moments]
         rows = layer.rows(weight.astype(np.float64))
         wanted = np.zeros(rows.shape[:2]) if bias is None else bias.astype(np.float64).reshape(rows.shape[:2])
