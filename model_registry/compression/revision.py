@@ -3,7 +3,7 @@
 Several lattices compete: the base's codebook, that codebook with entries moved to where their weights went (a grid of few
 levels is one, too), and a grid; where the base has a grid, its step is halved as often as the price asks or once less, so that
 "no change" is exact. The layer is settled on each, and the one is taken for which damage + price x the bits that the coder
-asks is least.
+asks is least. On each the offsets of its rows (offsets.py) come first, which take least, and are revised with the levels.
 
 Rounding with error compensation (compensation.py) makes a first choice of levels. A delta is a low-rate code, where most
 weights keep their level, and there a choice made in one pass is far from the best: coordinate descent (descent.py) goes over
@@ -115,19 +115,12 @@ def revise_layer(
         cost, owed = _cheapest_biases(goal, aim, draft.choice.values, [draft.biases, kept], base_bias)
         return cost + goal.price * _coded_bits(base, tensor), tensor, owed
 
-    def drafted(start: Choice, offsets: RowOffsets | None) -> _Draft:
-        return _swept(goal, course, _drafted(goal, start, biases, offsets), SWEEPS)
-
-    def cost(draft: _Draft) -> float:
-        return finished(draft)[0]
-
-    # A codebook that moves and offsets do alike: which is worth its bytes is told by trying either without the other.
-    starts = _starts(wanted_step(calibrated, goal.factors, price), goal.rows, before, base)
-    offsets = [RowOffsets.of(goal, base, start) for start in starts]
-    drafts = [drafted(start, own and own.kept) for start, own in zip(starts, offsets, strict=True)]
-    best = min(range(len(drafts)), key=lambda number: cost(drafts[number]))
-    drafts += [drafted(starts[number], own) for number in sorted({0, best}) if (own := offsets[number])]
-    return finished(_swept(goal, course, min(drafts, key=cost), LAST_SWEEPS))[1:]
+    drafts = [
+        _swept(goal, course, _drafted(goal, start, biases, RowOffsets.of(goal, base, start)), SWEEPS)
+        for start in _starts(wanted_step(calibrated, goal.factors, price), goal.rows, before, base)
+    ]
+    best = min(drafts, key=lambda draft: finished(draft)[0])
+    return finished(_swept(goal, course, best, LAST_SWEEPS))[1:]
 
 
 def revise_bias(

@@ -51,12 +51,13 @@ def bits(base: EncodedTensor, new: EncodedTensor) -> float:
 
 
 @BASES
-def test_rows_that_move_are_shifted_and_no_level_changes(base: EncodedTensor) -> None:
-    weight = moved(base, shift=each_row(0.003))
-    tensor = revise(weight, base)
+@pytest.mark.parametrize("size", [0.003, 0.0001])
+def test_rows_that_move_are_shifted_and_no_level_changes(base: EncodedTensor, size: float) -> None:
+    weight = moved(base, shift=each_row(size))
+    tensor = revise(weight, base, price=PRICE * (size / 0.003) ** 2)
     assert no_level_changes(base, tensor)
     assert len(tensor.offsets) == 1
-    assert np.abs(tensor.dequantize() - weight).max() < 0.001
+    assert np.abs(tensor.dequantize() - weight).max() < size / 3
     assert bits(base, tensor) < 10 * OUTPUTS
 
 
