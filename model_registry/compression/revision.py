@@ -3,7 +3,8 @@
 Several lattices compete: the base's codebook, that codebook with entries moved to where their weights went (a grid of few
 levels is one, too), and a grid; where the base has a grid, its step is halved as often as the price asks or once less, so that
 "no change" is exact. The layer is settled on each, and the one is taken for which damage + price x the bits that the coder
-asks is least. On each the offsets of its rows (offsets.py) come first, which take least, and are revised with the levels.
+asks is least. On each the offsets of its rows (offsets.py) come first, which take least, and are revised with the levels; once
+they stay what they are, for layers that were pruned rather than moved.
 
 Rounding with error compensation (compensation.py) makes a first choice of levels. A delta is a low-rate code, where most
 weights keep their level, and there a choice made in one pass is far from the best: coordinate descent (descent.py) goes over
@@ -115,11 +116,23 @@ def revise_layer(
         cost, owed = _cheapest_biases(goal, aim, draft.choice.values, [draft.biases, kept], base_bias)
         return cost + goal.price * _coded_bits(base, tensor), tensor, owed
 
-    drafts = [
-        _swept(goal, course, _drafted(goal, start, biases, RowOffsets.of(goal, base, start)), SWEEPS)
-        for start in _starts(wanted_step(calibrated, goal.factors, price), goal.rows, before, base)
-    ]
-    best = min(drafts, key=lambda draft: finished(draft)[0])
+    def drafted(start: Choice, offsets: RowOffsets | None) -> _Draft:
+        return _swept(goal, course, _drafted(goal, start, biases, offsets), SWEEPS)
+
+    def told(draft: _Draft) -> tuple[float, float]:
+        """Damage + price x bits, and bits."""
+        cost, tensor, owed = finished(draft)
+        return cost, _coded_bits(base, tensor) + (0.0 if owed is None else _coded_bits(base_bias, owed))
+
+    starts = _starts(wanted_step(calibrated, goal.factors, price), goal.rows, before, base)
+    best = min((drafted(start, RowOffsets.of(goal, base, start)) for start in starts), key=lambda draft: told(draft)[0])
+    if best.offsets is not None:
+        # Weights that were pruned rather than moved are told by magnitude, which levels settle on without offsets only: 3,787
+        # bytes instead of 24,137 for a network of which 15 % was pruned. What is better and takes more is left to a lower
+        # price: else no price would lead to what lies between.
+        plain = drafted(starts[0], best.offsets.kept)
+        (cost, bits), (other_cost, other_bits) = told(best), told(plain)
+        best = plain if other_cost < cost and other_bits < bits else best
     return finished(_swept(goal, course, best, LAST_SWEEPS))[1:]
 
 
