@@ -97,7 +97,8 @@ def _write_block(writer: SymbolWriter, numbers: npt.NDArray[np.int64], contexts:
 def _read_block(reader: SymbolReader, size: int, contexts: Integers | None, count: int) -> Numbers:
     tokens = read_partitioned(reader, size, contexts, alphabet=ALPHABET, count=count, dtype=np.uint8)
     numbers, long, widths = numbers_of(tokens)
-    numbers[long] |= read_remainders(reader, widths).astype(numbers.dtype, copy=False)
+    if long.size:
+        numbers[long] |= read_remainders(reader, widths).astype(numbers.dtype, copy=False)
     return numbers
 
 
