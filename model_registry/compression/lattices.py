@@ -136,7 +136,7 @@ class Offsets:
         return np.asarray(weights + (weights > 0) * self.above + (weights < 0) * self.below)
 
     def taken(self, weights: Doubles) -> Doubles:
-        """What to start from for about these weights."""
+        """What they leave to be told of about these weights."""
         return weights - (self.above if self.above is self.below else np.where(weights > 0, self.above, self.below))
 
     def over(self, shape: tuple[int, ...]) -> Offsets:
