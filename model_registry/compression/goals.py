@@ -58,7 +58,7 @@ class Goal:
         return cls(layer, weight.shape, rows, wanted, shape, factors, energy_price(calibrated, price))
 
     def pricing(self, choice: Choice) -> Pricing:
-        """A bit's cost under the changes that ``choice`` makes, of weights or biases."""
+        """A bit's cost under the changes that ``choice`` makes, of weights, biases or offsets."""
         columns = math.prod(self.shape[2:]) if choice.levels.ndim == self.rows.ndim else 0
         costs = costs_of_changes(choice.lattice, choice.levels, choice.base, columns)
         offsets = None if choice.offsets is None else choice.offsets.over(choice.base.shape)

@@ -125,7 +125,7 @@ def revise_layer(
         return cost, _coded_bits(base, tensor) + (0.0 if owed is None else _coded_bits(base_bias, owed))
 
     starts = _starts(wanted_step(calibrated, goal.factors, price), goal.rows, before, base)
-    best = min((drafted(start, RowOffsets.of(goal, base, start)) for start in starts), key=lambda draft: told(draft)[0])
+    best = min((drafted(start, RowOffsets.of(goal, base, start)) for start in starts), key=lambda draft: finished(draft)[0])
     if best.offsets is not None:
         # Weights that were pruned rather than moved are told by magnitude, which levels settle on without offsets only: 3,787
         # bytes instead of 24,137 for a network of which 15 % was pruned. What is better and takes more is left to a lower

@@ -75,7 +75,7 @@ class LooseHead:
 def _coders_of(tensor: LooseTensor) -> bytes:
     """As many as a reader takes, whatever the tensor had before."""
     wanted = 2 + tensor.offsets
-    return bytes((*tensor.coders, *(OFFSETS_CODER for _ in range(wanted)))[:wanted])
+    return bytes((*tensor.coders, *[OFFSETS_CODER] * wanted)[:wanted])
 
 
 def _read_tensor(reader: ByteReader) -> LooseTensor:
