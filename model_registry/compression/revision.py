@@ -163,10 +163,19 @@ def _entries(base: EncodedTensor) -> Doubles | None:
         return None
     if base.encoding is Encoding.CODEBOOK:
         return np.sort(base.scale).astype(np.float64)
-    if base.encoding not in GRIDS or base.scale.size != 1:
+    step = _step(base)
+    if step is None:
         return None
     levels = np.arange(int(base.values.min()), int(base.values.max()) + 1)
-    return levels * float(base.scale[0]) if levels.size <= MAX_ENTRIES else None
+    return levels * step if levels.size <= MAX_ENTRIES else None
+
+
+def _step(base: EncodedTensor) -> float | None:
+    """Of a grid that is the same for all rows; None where there is none that weights could be multiples of."""
+    if base.encoding not in GRIDS or base.scale.size != 1:
+        return None
+    step = float(base.scale[0])
+    return step if math.isfinite(step) and step > 0 else None
 
 
 def _unchanged(lattice: Codebook | Grid, before: Doubles) -> Choice:
@@ -202,11 +211,11 @@ def _moved(book: Codebook, levels: Integers, rows: Doubles) -> Codebook:
 
 
 def _overlap(weights: Floats, shape: tuple[int, ...]) -> Doubles:
-    """The base's weights laid over the new shape; what it does not have is zero there."""
+    """The base's weights laid over the new shape; what it does not have, or what is no number, is zero there."""
     overlap = tuple(slice(0, min(old, new)) for old, new in zip(weights.shape, shape, strict=True))
     laid: Doubles = np.zeros(shape)
     laid[overlap] = weights[overlap]
-    return laid
+    return np.where(np.isfinite(laid), laid, 0)
 
 
 def _bias_choices(goal: Goal, base: EncodedTensor | None) -> tuple[Choice, Choice]:
@@ -229,9 +238,9 @@ def _bias_choices(goal: Goal, base: EncodedTensor | None) -> tuple[Choice, Choic
 
 def _halved(base: EncodedTensor, wanted: float, largest: float) -> Grid | None:
     """The base's grid with its step halved until it is no coarser than ``wanted``, if 16 bits then reach ``largest``."""
-    if base.encoding not in GRIDS or base.scale.size != 1:
+    coarse = _step(base)
+    if coarse is None:
         return None
-    coarse = float(base.scale[0])
     halvings = max(round(np.log2(coarse / max(wanted, largest / LARGEST_LEVEL))), 0)
     return Grid(float(np.float32(coarse / 2**halvings))) if largest <= LARGEST_LEVEL * coarse / 2**halvings else None
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -98,6 +100,16 @@ def test_the_step_of_a_base_is_halved_until_it_is_fine_enough() -> None:
     halvings = np.log2(base.scale[0] / tensor.scale[0])
     assert halvings > 0
     assert halvings == round(halvings)
+
+
+@pytest.mark.parametrize("step", [0.0, -0.05, np.nan, np.inf])
+def test_a_base_whose_steps_mean_nothing_is_replaced(step: float) -> None:
+    base, bias = grid_tensor("w", grid().values, 0.05), biases()
+    senseless = [replace(tensor, scale=np.full(1, step, np.float32)) for tensor in (base, bias)]
+    weight = trained(base, 0.01)
+    tensor, owed = revise_layer(CALIBRATED, weight, bias.dequantize(), base=senseless[0], base_bias=senseless[1], price=1e-6)
+    assert owed is not None
+    assert damage(weight, bias.dequantize(), tensor, owed) < 1e-3 * energy(weight[np.newaxis], CALIBRATED.moments[:, :-1, :-1])
 
 
 @pytest.mark.parametrize("base", [codebook(), grid()], ids=["codebook", "grid"])
