@@ -355,7 +355,7 @@ def _compressed(
 
     if calibrate is None:
         return pipeline.compress_checkpoint(file, recipe, base=base, progress=progress), {}
-    from model_registry.compression import search, updates
+    from model_registry.compression import accuracy, search, updates
     from model_registry.models.evaluation import labelled
 
     network = pipeline.read_network(file, recipe)
@@ -363,7 +363,7 @@ def _compressed(
         bound = {} if max_lost is None else {"max_lost": max_lost / 100}
         found = search.calibrate(network, calibrate, base=base, progress=progress, **bound)
     else:
-        found = search.within_drop(network, labelled(calibrate), max_drop, base=base, progress=progress)
+        found = accuracy.within_drop(network, labelled(calibrate), max_drop, base=base, progress=progress)
     told: dict[str, Any] = {"curve": [point.to_json() for point in found.points]}
     if found.content.manifest.lineage.recipe.get("noise", 0.0) > updates.LOST_LIMIT:
         told["advice"] = "the base is coarse beside this update: compress first releases finer (--step) where small ones follow"

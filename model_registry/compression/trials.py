@@ -7,9 +7,12 @@ coarsest that promises to, the row goes finer step by step until it is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 
+from model_registry.compression.calibration import Calibration
+from model_registry.compression.expectation import OCTAVE
 from model_registry.compression.pipeline import SourceNetwork, compress
 from model_registry.compression.quantization import Setting
 from model_registry.compression.rounding import Compensated
@@ -20,8 +23,11 @@ from model_registry.deltas import make_delta
 
 Progress = Callable[[float, str], None]
 AnySetting = Setting | Compensated | None
-# The first settings of a row are the ways out: lossless, which always holds, and the default.
-WAYS_OUT = 2
+# Nats a bit, twelve to an octave: from hardly any change to a tenth of the size of a careful setting. Finer than all
+# of them are the ways out: None, which is lossless and always holds, and the default.
+PRICES = tuple(float(f"{1e-10 * 2 ** (n / OCTAVE):.3g}") for n in range(179))
+_WAYS_OUT: Mapping[str, AnySetting] = MappingProxyType({"lossless": None, "default": Setting()})
+WAYS_OUT = len(_WAYS_OUT)
 # A search looks at ten to twenty settings: the bar is in the middle after so many.
 USUAL = 10
 
@@ -53,6 +59,15 @@ class Search:
     content: Content
     bytes: int
     points: tuple[Point, ...]
+
+    def with_points(self, more: Iterable[Point]) -> Search:
+        """The same with what was seen elsewhere as well."""
+        return replace(self, points=tuple(sorted({*self.points, *more}, key=lambda point: -point.bytes)))
+
+
+def settings_row(measured: Calibration, coherence: float = 1.0) -> dict[str, AnySetting]:
+    """What may be chosen, fine to coarse."""
+    return {**_WAYS_OUT} | {f"price {price:g}": Compensated(measured, price, coherence) for price in PRICES}
 
 
 class Trials:

@@ -12,7 +12,7 @@ import pytest
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 from PIL import Image
 
-from model_registry.compression import search
+from model_registry.compression import accuracy, search
 from model_registry.compression.pipeline import SourceNetwork, read_network
 from model_registry.compression.recipe import Recipe
 from model_registry.contract.content import Content
@@ -166,7 +166,7 @@ def test_a_network_without_a_layer_to_calibrate_is_refused(make: Make, folder: P
     with pytest.raises(ModelUnusable, match="no layer that can be calibrated"):
         search.calibrate(twice, folder, base=None, progress=quiet)
     with pytest.raises(ModelUnusable, match="no layer that can be calibrated"):
-        search.within_drop(twice, [Sample(path, 0) for path in folder.iterdir()], 1.0, base=None, progress=quiet)
+        accuracy.within_drop(twice, [Sample(path, 0) for path in folder.iterdir()], 1.0, base=None, progress=quiet)
 
 
 def test_a_network_that_takes_more_than_a_picture_is_refused(make: Make, folder: Path) -> None:

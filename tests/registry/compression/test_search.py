@@ -7,17 +7,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
-from model_registry.compression import pipeline, search
-from model_registry.compression.calibration import Calibration, joined
+from model_registry.compression import pictures, pipeline, search
+from model_registry.compression.calibration import joined
 from model_registry.compression.divergence import mean_divergence
 from model_registry.compression.judges import Judges
+from model_registry.compression.pictures import Parted, calibrated_on
 from model_registry.compression.pipeline import SourceNetwork, read_network
 from model_registry.compression.quantization import Setting
 from model_registry.compression.recipe import Recipe
 from model_registry.compression.rounding import Compensated
-from model_registry.compression.trials import Progress, Trials
+from model_registry.compression.trials import Trials, settings_row
 from model_registry.compression.updates import LOST_LIMIT
 from model_registry.contract.content import Content
 from model_registry.contract.delta import Codec, apply_delta
@@ -25,25 +25,9 @@ from model_registry.contract.errors import MalformedArtifact, ManifestRefused, M
 from model_registry.contract.full import encode_full
 from model_registry.contract.tensors import EncodedTensor, Encoding
 from model_registry.deltas import make_delta
-from model_registry.models.evaluation import Sample, all_logits, content_engine, labelled_logits, read_picture
-from tests.registry.networks import SMALL, foreign_onnx
-
-SIXTEEN = Recipe(preprocessing=replace(SMALL, resize=(16, 16)))
-
-
-@pytest.fixture(scope="module")
-def network(tmp_path_factory: pytest.TempPathFactory) -> SourceNetwork:
-    return read_network(foreign_onnx(tmp_path_factory.mktemp("foreign") / "network.onnx", classes=2000), SIXTEEN)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    rng = np.random.default_rng(0)
-    pictures = tmp_path_factory.mktemp("pictures")
-    for index in range(12):
-        small = Image.fromarray(rng.integers(0, 256, (6, 6, 3), np.uint8))
-        small.resize((48, 48), Image.Resampling.NEAREST).save(pictures / f"{index}.png")
-    return pictures
+from model_registry.models.evaluation import all_logits, content_engine
+from tests.registry.compression.conftest import SIXTEEN
+from tests.registry.networks import foreign_onnx
 
 
 def quiet(_: float, __: str) -> None:
@@ -65,58 +49,9 @@ def test_calibration_takes_as_coarse_a_setting_as_the_bound_allows_and_ships_it_
     assert len(encode_full(found.content)) == found.bytes
     paths = sorted(folder.iterdir())
     judges = paths[1::2]
-    parts = [search._measured(network, part, quiet) for part in ([path for path in paths if path not in judges], judges)]
+    parts = [calibrated_on(network, part) for part in ([path for path in paths if path not in judges], judges)]
     again = pipeline.compress(network, Compensated(joined(parts), price))
     assert found.content.sha256 == again.sha256
-
-
-def samples_of(network: SourceNetwork, folder: Path) -> list[Sample]:
-    """The pictures, labelled with what the network says."""
-    engine = content_engine(network.exact())
-    assert network.manifest.preprocessing is not None
-    paths = sorted(folder.iterdir())
-    labels = [int(engine(network.manifest.preprocessing.apply(read_picture(path))).argmax()) for path in paths]
-    return [Sample(path, label) for path, label in zip(paths, labels, strict=True)]
-
-
-def test_no_drop_allowed_means_none_seen_and_none_expected_on_pictures_that_were_not_calibrated_on(
-    network: SourceNetwork, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    calibrated: list[list[Path]] = []
-    measured = search._measured
-
-    def noted(network: SourceNetwork, paths: list[Path], progress: Progress) -> Calibration:
-        calibrated.append(list(paths))
-        return measured(network, paths, progress)
-
-    monkeypatch.setattr(search, "_measured", noted)
-    samples, preprocessing = samples_of(network, folder), network.manifest.preprocessing
-    assert preprocessing is not None
-    found = search.within_drop(network, samples, 0.0, base=None, progress=quiet)
-    chosen = next(p for p in found.points if p.bytes == len(encode_full(found.content)))
-    assert chosen.damage <= 0
-    assert calibrated == [[s.path for s in samples[0::2]], [s.path for s in samples[1::2]]]
-    told = next(point for point in found.points if point.setting.startswith("price") and point.expected is not None)
-    price = float(told.setting.removeprefix("price ").removesuffix(", halves"))
-
-    def answers(content: Content) -> search.Answers:
-        return search.Answers.of(*labelled_logits(content_engine(content), preprocessing, samples))
-
-    halves = [pipeline.compress(network, Compensated(measured(network, paths, quiet), price)) for paths in calibrated]
-    unseen = answers(halves[1]).where(np.arange(len(samples)) % 2 == 0, answers(halves[0]))
-    before = answers(network.exact())
-    assert told.bytes == max(len(encode_full(content)) for content in halves)
-    assert (told.damage, told.expected) == (before.lost_in(unseen), before.fall_to(unseen)[0])
-
-
-def test_where_everything_may_be_lost_the_coarsest_setting_is_taken(network: SourceNetwork, folder: Path) -> None:
-    found = search.within_drop(network, samples_of(network, folder), 100.0, base=None, progress=quiet)
-    assert found.content.manifest.lineage.recipe["price"] == search.PRICES[-1]
-
-
-def test_one_labelled_picture_is_better_than_none(network: SourceNetwork, folder: Path) -> None:
-    found = search.within_drop(network, samples_of(network, folder)[:1], 0.0, base=None, progress=quiet)
-    assert found.bytes < found.points[0].bytes
 
 
 def test_pictures_and_preprocessing_are_needed(tmp_path: Path, network: SourceNetwork, folder: Path) -> None:
@@ -132,8 +67,6 @@ def test_a_network_that_answers_with_no_numbers_is_refused(network: SourceNetwor
     broken = replace(network, weights={name: np.float32(1e30) * value for name, value in network.weights.items()})
     with pytest.raises(ModelUnusable, match="not finite"):
         search.calibrate(broken, folder, base=None, progress=quiet)
-    with pytest.raises(ModelUnusable, match="not finite"):
-        search.within_drop(broken, [Sample(path, 0) for path in folder.iterdir()], 0.0, base=None, progress=quiet)
 
 
 def retrained(network: SourceNetwork, by: float) -> SourceNetwork:
@@ -170,8 +103,8 @@ def test_an_update_is_delivered_and_its_loss_is_told(network: SourceNetwork, fol
 def test_pictures_beyond_those_that_judge_tell_whether_the_update_arrives(
     network: SourceNetwork, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(search, "MAX_PICTURES", 4)
-    monkeypatch.setattr(search, "MAX_WITNESSES", 6)
+    monkeypatch.setattr(pictures, "MAX_PICTURES", 4)
+    monkeypatch.setattr(pictures, "MAX_WITNESSES", 6)
     base = pipeline.compress(network, Setting())
     new, steps = retrained(network, 0.2), set[str]()
     found = search.calibrate(new, folder, base=base, progress=lambda _, step: steps.add(step))
@@ -180,11 +113,11 @@ def test_pictures_beyond_those_that_judge_tell_whether_the_update_arrives(
     assert recipe["lost"] - recipe["noise"] <= LOST_LIMIT
     assert new.manifest.preprocessing is not None
     paths = sorted(folder.iterdir())
-    seen, judges, more = search._parted(paths)
-    assert (len(seen), len(judges), len(more)) == (2, 2, 6)
-    assert len({*seen, *judges, *more}) == 10
+    parts = Parted.of(paths)
+    assert (len(parts.calibrate), len(parts.judge), len(parts.more)) == (2, 2, 6)
+    assert len({*parts.calibrate, *parts.judge, *parts.more}) == 10
     answers = [
-        all_logits(content_engine(content), new.manifest.preprocessing, [*judges, *more])
+        all_logits(content_engine(content), new.manifest.preprocessing, [*parts.judge, *parts.more])
         for content in (new.exact(), found.content, base)
     ]
     assert recipe["lost"] == pytest.approx(mean_divergence(*answers[:2]) / mean_divergence(*answers[::2]), abs=1e-3)
@@ -193,11 +126,11 @@ def test_pictures_beyond_those_that_judge_tell_whether_the_update_arrives(
 def test_where_many_see_more_than_the_judges_a_finer_setting_is_taken(network: SourceNetwork, folder: Path) -> None:
     preprocessing = network.manifest.preprocessing
     assert preprocessing is not None
-    seen, judging, _ = search._parted(sorted(folder.iterdir()))
-    judges = Judges(network.exact(), preprocessing, judging)
+    parts = Parted.of(sorted(folder.iterdir()))
+    judges = Judges(network.exact(), preprocessing, parts.judge)
 
     def found(times: float) -> tuple[float, int]:
-        trials = Trials(network, None, search._row(search._measured(network, seen, quiet)), quiet)
+        trials = Trials(network, None, settings_row(calibrated_on(network, parts.calibrate)), quiet)
         chosen = search._smallest(
             trials, judges.divergences, lambda content: times * judges.divergences(content), bound=0.005, limit=0.01
         )

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from model_registry.compression.accuracy import Answers
 from model_registry.compression.expectation import halved
 from model_registry.compression.pipeline import SourceNetwork, read_network
 from model_registry.compression.quantization import Setting
 from model_registry.compression.recipe import Recipe
-from model_registry.compression.search import Answers
 from model_registry.compression.trials import WAYS_OUT, Look, Search, Trials
 from model_registry.contract.content import Content
 from tests.registry.networks import SMALL, foreign_onnx
