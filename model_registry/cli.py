@@ -364,7 +364,10 @@ def _compressed(
         found = search.calibrate(network, calibrate, base=base, progress=progress, **bound)
     else:
         found = accuracy.within_drop(network, labelled(calibrate), max_drop, base=base, progress=progress)
-    told: dict[str, Any] = {"curve": [point.to_json() for point in found.points]}
+    told: dict[str, Any] = {}
+    if found.untempered:
+        told["lost_untempered"], told["lost_untempered_error"] = found.untempered.lost, found.untempered.error
+    told["curve"] = [point.to_json() for point in found.points]
     if found.content.manifest.lineage.recipe.get("noise", 0.0) > updates.LOST_LIMIT:
         told["advice"] = "the base is coarse beside this update: compress first releases finer (--step) where small ones follow"
     return found.content, told

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.float32]
+Doubles = npt.NDArray[np.float64]
 # The lead of the best answer over the second, in nats, at which a network still shows what disturbs it. ImageNet's SqueezeNet
 # leads by 2.4 in the median.
 TELLING_LEAD = 2.5
@@ -20,24 +21,34 @@ TELLING_LEAD = 2.5
 ROUNDING, TINY = 1e-3, 1e-30
 
 
-def total_divergence(reference: Sequence[Floats], found: Sequence[Floats], *, temperature: float = 1.0) -> float:
-    """The sum of ``mean_divergence`` over all outputs."""
+def total_divergences(reference: Sequence[Floats], found: Sequence[Floats], *, temperature: float = 1.0) -> Doubles:
+    """Of every picture (pictures), the sum of ``divergences`` over all outputs."""
     pairs = zip(reference, found, strict=True)
-    return float(sum(mean_divergence(expected, own, temperature=temperature) for expected, own in pairs))
+    return np.asarray(np.sum([divergences(expected, own, temperature=temperature) for expected, own in pairs], axis=0))
+
+
+def total_divergence(reference: Sequence[Floats], found: Sequence[Floats], *, temperature: float = 1.0) -> float:
+    """The mean of ``total_divergences``."""
+    return float(total_divergences(reference, found, temperature=temperature).mean())
 
 
 def mean_divergence(reference: Floats, found: Floats, *, temperature: float = 1.0) -> float:
-    """Divergence of one output (pictures, ...) from ``reference``, mean over pictures, in nats.
+    """The mean of ``divergences``."""
+    return float(divergences(reference, found, temperature=temperature).mean())
+
+
+def divergences(reference: Floats, found: Floats, *, temperature: float = 1.0) -> Doubles:
+    """Divergence of one output (pictures, ...) from ``reference``, for every picture, in nats.
 
     The logits of choices are divided by ``temperature`` first.
     """
     if _is_choice(reference):
         p, q = log_probabilities(reference, temperature=temperature), log_probabilities(found, temperature=temperature)
-        return float((np.exp(p) * (p - q)).sum(axis=1).mean())
+        return np.asarray((np.exp(p) * (p - q)).sum(axis=1))
     wanted, own = reference.astype(np.float64), found.astype(np.float64)
     # A single picture tells no spread, and neither does an answer that is always the same.
     strength = float(np.square(wanted - wanted.mean(axis=0)).mean()) or float(np.square(wanted).mean()) or 1.0
-    return float(np.square(own - wanted).mean()) / (2 * strength)
+    return np.asarray(np.square(own - wanted).reshape(len(wanted), -1).mean(axis=1) / (2 * strength))
 
 
 def telling_temperature(reference: Sequence[Floats]) -> float:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from model_registry.compression.divergence import telling_temperature, total_divergence
+from model_registry.compression.divergence import telling_temperature, total_divergences
 from model_registry.contract.content import Content
 from model_registry.contract.errors import ModelUnusable
 from model_registry.contract.preprocessing import Preprocessing
@@ -17,6 +17,8 @@ from model_registry.models.evaluation import answers_to, picture_input, prepared
 
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
+# Divergences of the answers as they are, and of those at the temperature.
+PLAIN, TELLING = 0, 1
 
 
 class Judges:
@@ -40,17 +42,17 @@ class Judges:
         self.temperature = temperature or telling_temperature(self._reference)
         self._known: dict[str, Doubles] = {}
 
-    @property
-    def count(self) -> int:
-        return len(self._paths)
-
-    def divergences(self, content: Content) -> Doubles:
-        """From the float network in nats, mean over the pictures: of the answers as they are, and at the temperature."""
+    def each(self, content: Content) -> Doubles:
+        """Divergences from the float network in nats, (2, pictures): ``PLAIN`` and ``TELLING``."""
         if content.sha256 not in self._known:
             answers = self._answers(content)
-            found = [total_divergence(self._reference, answers, temperature=t) for t in (1.0, self.temperature)]
-            self._known[content.sha256] = np.array(found)
+            found = [total_divergences(self._reference, answers, temperature=t) for t in (1.0, self.temperature)]
+            self._known[content.sha256] = np.stack(found)
         return self._known[content.sha256]
+
+    def divergences(self, content: Content) -> Doubles:
+        """The same, mean over the pictures: (2)."""
+        return np.asarray(self.each(content).mean(axis=1))
 
     def _answers(self, content: Content) -> tuple[Floats, ...]:
         name = picture_input(content.manifest)
@@ -64,10 +66,11 @@ class Everyone:
     def __init__(self, judges: Sequence[Judges]) -> None:
         self._judges = judges
 
+    def each(self, content: Content) -> Doubles:
+        return np.concatenate([judges.each(content) for judges in self._judges], axis=1)
+
     def divergences(self, content: Content) -> Doubles:
-        """As those of ``Judges``."""
-        told = [judges.divergences(content) for judges in self._judges]
-        return np.average(told, axis=0, weights=[judges.count for judges in self._judges])
+        return np.asarray(self.each(content).mean(axis=1))
 
 
 def finite(logits: Floats) -> Floats:

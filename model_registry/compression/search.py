@@ -7,7 +7,7 @@ pictures that it was not calibrated on; what ships, if it is a full artifact, is
 
 What is expected of a setting is measured at the temperature at which the network is undecided: on the pictures that it was
 trained on a softmax hardly shows what hurts on others, and a handful of pictures make up all that it shows. What is seen of
-that which ships is measured at both.
+that which ships is measured at both; of what is lost in the answers as they are, what may be chance is taken off.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from model_registry.compression.calibration import Calibration, joined
 from model_registry.compression.expectation import coarsest
-from model_registry.compression.judges import Everyone, Judges
+from model_registry.compression.judges import PLAIN, TELLING, Everyone, Judges
 from model_registry.compression.pictures import Parted, calibrated_on, preprocessing_of
 from model_registry.compression.pipeline import SourceNetwork, compress, untouched
 from model_registry.compression.quantization import Setting
@@ -37,6 +37,7 @@ from model_registry.compression.trials import (
     Progress,
     Search,
     Trials,
+    Untempered,
     settings_row,
 )
 from model_registry.compression.updates import LOST_LIMIT
@@ -49,10 +50,9 @@ from model_registry.models.graphs import output_classes
 Doubles = npt.NDArray[np.float64]
 # A mean divergence of a hundredth of a nat changes about one answer in twenty where the network itself is undecided.
 MAX_DIVERGENCE = 0.01
-# Whatever trained the network may have seen the pictures, and moved its answers to them further than to others: on pictures
-# that nobody saw, up to 1.65 times as much of an update was lost. That is no guarantee: an update whose loss hangs on a dozen
-# pictures lost ten times as much there.
-MARGIN = 0.6
+# Elsewhere 0.3 to 1.05 times as much of an update was lost as on the pictures that judge; as levels alone, up to 1.65 times.
+# That is no guarantee: the noise of a base may hang on a dozen pictures, which are others there.
+MARGIN = 0.95
 # An update of which nothing at all may be missing is still divided by something.
 LEAST_LOST = 1e-6
 # A delta above this part of a full artifact mends what the base's compression did rather than bring the update.
@@ -67,7 +67,7 @@ def calibrate(
 
     Without a base: the full artifact whose answers are expected to diverge by at most 0.01 nats on average, calibrated on those
     that judged as well once its price is known, which only brings it nearer. With one: the delta that loses at most the share
-    ``max_lost`` of the update, and is expected to lose 0.6 of that on these pictures, so that it holds elsewhere. It is
+    ``max_lost`` of the update, and is expected to lose a little less on these pictures, so that it holds elsewhere. It is
     counted above the *noise*: what the base's encoding of untouched tensors costs. Where that takes a tenth of a full artifact,
     because a coarse base errs more than the update brings, noise is what compressing the new network like the base's line loses
     anyway. Where the base answers another question (other classes, other input), the bound is 0.01 nats.
@@ -105,7 +105,7 @@ class _Told:
 def _delivering(network: SourceNetwork, base: Content, told: _Told, max_lost: float, progress: Progress) -> Search:
     """The smallest delta that loses at most the share ``max_lost`` of the update from ``base``."""
     before = {tensor.name: tensor for tensor in base.tensors}
-    update = float(told.judges.divergences(base)[0])
+    update = float(told.judges.divergences(base)[PLAIN])
     coherence = coherence_of(update, told.calibration, network.weights, before)
     trials = Trials(network, base, settings_row(told.calibration, coherence), progress)
     # What no delta is asked to mend.
@@ -115,7 +115,10 @@ def _delivering(network: SourceNetwork, base: Content, told: _Told, max_lost: fl
         update, noise = judges.divergences(base), _noise(judges, kept)
         missing = np.maximum(judges.divergences(content) - noise, 0)
         # Where all of the update is noise, what is missing is measured by the part of it that may be.
-        return np.asarray(missing / np.maximum(update - noise, max(max_lost, LEAST_LOST) * update))
+        shares = missing / np.maximum(update - noise, max(max_lost, LEAST_LOST) * update)
+        # Of the answers as they are, what is more than chance.
+        shares[PLAIN] -= standard_error(judges.each(content)[PLAIN], judges.each(base)[PLAIN])
+        return np.asarray(shares)
 
     def smallest() -> Search:
         return _smallest(trials, partial(lost, told.judges), partial(lost, told.everyone), MARGIN * max_lost, max_lost)
@@ -124,11 +127,24 @@ def _delivering(network: SourceNetwork, base: Content, told: _Told, max_lost: fl
     if REPAIRS * found.bytes > len(encode_full(base)):
         kept.append(compress(network, _setting_like(like, told.calibration)))
         found = smallest()
-    missing, whole = (float(told.everyone.divergences(content)[0]) for content in (found.content, base))
-    noise = min(float(_noise(told.everyone, kept)[0]), missing)
-    # Instead of the loss that was worked out from weights.
-    outcome = {"lost": round(missing / whole, 4), "noise": round(noise / whole, 4), "like": like}
-    return replace(found, content=found.content.with_recipe(**outcome))
+    everyone = told.everyone
+    missing, whole, noise = everyone.divergences(found.content), everyone.divergences(base), _noise(everyone, kept)
+    shares = missing / whole
+    error = standard_error(everyone.each(found.content)[PLAIN], everyone.each(base)[PLAIN])
+    outcome = {
+        # Instead of the loss that was worked out from weights.
+        "lost": round(float(shares[TELLING]), 4),
+        "noise": round(float(min(noise[TELLING], missing[TELLING]) / whole[TELLING]), 4),
+        "like": like,
+    }
+    untempered = Untempered(round(float(shares[PLAIN]), 4), round(float(error), 4))
+    return replace(found, content=found.content.with_recipe(**outcome), untempered=untempered)
+
+
+def standard_error(missing: Doubles, update: Doubles) -> float:
+    """Of the share of an update that is missing, told by each of some pictures: a ratio of means (Cochran 1977, 6.3)."""
+    rest = missing - missing.mean() / update.mean() * update
+    return float(np.sqrt(np.square(rest).sum())) / float(update.sum())
 
 
 class _Shown:
@@ -163,7 +179,7 @@ def _smallest(trials: Trials, judged: Measure, proven: Measure, bound: float, li
     def promising(look: Look) -> int:
         def telling(number: int) -> float:
             look(number)
-            return float(judged(trials.content(number))[1])
+            return float(judged(trials.content(number))[TELLING])
 
         return coarsest(WAYS_OUT + len(PRICES), telling, bound, WAYS_OUT)
 

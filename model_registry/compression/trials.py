@@ -52,13 +52,25 @@ class Point:
 Look = Callable[[int], Point]
 
 
+@dataclass(frozen=True, slots=True)
+class Untempered:
+    """The share of an update that is ``lost`` in the answers as they are, and its standard ``error``."""
+
+    lost: float
+    error: float
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Search:
-    """The content that was chosen, the ``bytes`` that travelled for it when it was tried, and all points, large to small."""
+    """The content that was chosen, the ``bytes`` that travelled for it when it was tried, and all points, large to small.
+
+    ``untempered``: where what is lost of an update was bounded.
+    """
 
     content: Content
     bytes: int
     points: tuple[Point, ...]
+    untempered: Untempered | None = None
 
     def with_points(self, more: Iterable[Point]) -> Search:
         """The same with what was seen elsewhere as well."""

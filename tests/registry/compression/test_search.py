@@ -120,7 +120,15 @@ def test_pictures_beyond_those_that_judge_tell_whether_the_update_arrives(
         all_logits(content_engine(content), new.manifest.preprocessing, [*parts.judge, *parts.more])
         for content in (new.exact(), found.content, base)
     ]
-    assert recipe["lost"] == pytest.approx(mean_divergence(*answers[:2]) / mean_divergence(*answers[::2]), abs=1e-3)
+    telling = Judges(new.exact(), new.manifest.preprocessing, parts.judge).temperature
+
+    def lost(temperature: float) -> float:
+        missing, update = (mean_divergence(*pair, temperature=temperature) for pair in (answers[:2], answers[::2]))
+        return missing / update
+
+    assert recipe["lost"] == pytest.approx(lost(telling), abs=1e-3)
+    assert found.untempered is not None
+    assert found.untempered.lost == pytest.approx(lost(1.0), abs=1e-3)
 
 
 def test_where_many_see_more_than_the_judges_a_finer_setting_is_taken(network: SourceNetwork, folder: Path) -> None:
@@ -209,3 +217,12 @@ def test_a_base_with_other_classes_is_no_measure_of_loss(tmp_path: Path, network
     assert len(delta.data) == taken.bytes
     # What is told is of the weights then, and not of biases, which move to make up for them.
     assert 0 <= found.content.manifest.lineage.recipe["lost"] < 2
+
+
+@pytest.mark.parametrize(
+    ("missing", "error"),
+    [([0.1, 0.2, 0.3, 0.4], 0.0), ([0.0, 0.0, 0.0, 1.0], 0.071), ([1.0, 0.0, 0.0, 0.0], 0.105)],
+    ids=["of all alike", "of the picture that moved most", "of the one that moved least"],
+)
+def test_what_hangs_on_one_picture_may_be_chance(missing: list[float], error: float) -> None:
+    assert search.standard_error(np.array(missing), np.array([1.0, 2.0, 3.0, 4.0])) == pytest.approx(error, abs=1e-3)
