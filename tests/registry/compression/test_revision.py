@@ -102,6 +102,7 @@ def test_the_step_of_a_base_is_halved_until_it_is_fine_enough() -> None:
     assert halvings == round(halvings)
 
 
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
 @pytest.mark.parametrize("step", [0.0, -0.05, np.nan, np.inf])
 def test_a_base_whose_steps_mean_nothing_is_replaced(step: float) -> None:
     base, bias = grid_tensor("w", grid().values, 0.05), biases()
