@@ -95,7 +95,7 @@ class _Draft:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Finished:
-    """A layer's ``bias``, the ``damage`` that is left, and the ``bits`` that the coder asks for both tensors; ``price`` of one."""
+    """A layer's ``bias``, the ``damage`` that is left, and the ``bits`` for both tensors; ``price`` of a bit."""
 
     bias: EncodedTensor | None
     damage: float
