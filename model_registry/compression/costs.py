@@ -172,6 +172,6 @@ class Pricing:
         return self.lattice.neighbours(values if self.offsets is None else self.offsets.at(place).taken(values))
 
     def choose(self, values: Doubles, candidates: Integers, place: Place, curvature: float | Doubles) -> Integers:
-        """For each of ``values`` the one of its ``candidates`` (choices, outputs) with the least damage + price x bits."""
+        """For each of ``values`` (...) the one of its ``candidates`` (choices, ...) with the least damage + price x bits."""
         loss = curvature * np.square(values - self.values(candidates, place)) + self.price * self.costs(candidates, place)
-        return np.asarray(candidates[loss.argmin(axis=0), np.arange(values.size)])
+        return np.asarray(np.take_along_axis(candidates, loss.argmin(axis=0)[np.newaxis], axis=0)[0])

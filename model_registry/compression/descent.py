@@ -2,6 +2,10 @@
 
 A choice made in one pass counts on all later weights to make up for its error, and they do so on their grid only. Going over
 the weights again finds levels that suit each other (Wright 2015, arXiv 1502.04759, for the method).
+
+Rows do not see each other, and after a few sweeps nearly all weights stay: so a block of columns is looked at in one go, every
+row takes the first change that it finds, and only rows that did are looked at again, from there on. Levels come out as one
+weight after the other.
 """
 
 from __future__ import annotations
@@ -27,19 +31,35 @@ def sweep(slopes: Doubles, moments: Doubles, pricing: Pricing, levels: Integers,
     order = np.argsort(-np.diag(moments)[:size], kind="stable")
     for start in range(0, size, BLOCK):
         columns = order[start : start + BLOCK]
-        moved = np.zeros((levels.shape[0], columns.size))
-        near, inner = slopes[:, columns], moments[np.ix_(columns, columns)]
-        for at, column in enumerate(columns):
-            before = levels[:, column].copy()
-            place = group, slice(None), column
-            levels[:, column] = best_levels(near[:, at], float(inner[at, at]), pricing, before, place)
-            moved[:, at] = pricing.values(levels[:, column], place) - pricing.values(before, place)
-            near -= np.outer(moved[:, at], inner[at])
+        moved = _settled(slopes[:, columns], moments[np.ix_(columns, columns)], pricing, levels, (group, columns))
         slopes -= moved @ moments[columns]
 
 
+def _settled(
+    slopes: Doubles, moments: Doubles, pricing: Pricing, levels: Integers, where: tuple[int, npt.NDArray[np.intp]]
+) -> Doubles:
+    """Revise some columns of ``levels``; returns by how much their weights moved, (outputs, columns)."""
+    group, columns = where
+    moved, strengths = np.zeros(slopes.shape), np.diag(moments)
+    rows, done = np.arange(len(levels)), np.full(len(levels), -1)
+    while rows.size:
+        place = group, rows[:, np.newaxis], columns
+        before = levels[place[1:]]
+        best = best_levels(slopes[rows], strengths, pricing, before, place)
+        changes = (best != before) & (np.arange(columns.size) > done[rows, np.newaxis])
+        change = changes.any(axis=1)
+        rows, at = rows[change], changes[change].argmax(axis=1)
+        place = group, rows, columns[at]
+        before, after = levels[place[1:]], best[change, at]
+        moves = pricing.values(after, place) - pricing.values(before, place)
+        levels[place[1:]] = after
+        moved[rows, at], done[rows] = moves, at
+        slopes[rows] -= moves[:, np.newaxis] * moments[at]
+    return moved
+
+
 def best_levels(slopes: Doubles, strength: float | Doubles, pricing: Pricing, levels: Integers, place: Place) -> Integers:
-    """The levels of least damage + price x bits of one column, (outputs), while all others stay; ``place``: where it is."""
+    """For every one of ``levels``, which are at ``place``, that of least damage + price x bits while all others stay."""
     best = pricing.values(levels, place) + slopes / strength
     base = pricing.base[place]
     candidates = np.stack([levels, base, *pricing.neighbours(best, place), np.full_like(base, pricing.lattice.zero)])

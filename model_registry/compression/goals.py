@@ -66,8 +66,14 @@ class Goal:
 
     def slopes(self, group: int, weights: Doubles, bias: Doubles) -> Doubles:
         """Errors times moments, (outputs, inputs + 1): half of how the damage falls with every weight and the bias."""
-        errors = np.concatenate([self.rows[group] - weights, (self.bias[group] - bias)[:, np.newaxis]], axis=1)
-        return np.asarray(errors @ self.factors[group].moments)
+        return np.asarray(self._missing(group, weights, bias) @ self.factors[group].moments)
+
+    def bias_slopes(self, group: int, weights: Doubles, bias: Doubles) -> Doubles:
+        """The last of the ``slopes`` alone, (outputs)."""
+        return np.asarray(self._missing(group, weights, bias) @ self.factors[group].moments[:, -1])
+
+    def _missing(self, group: int, weights: Doubles, bias: Doubles) -> Doubles:
+        return np.concatenate([self.rows[group] - weights, (self.bias[group] - bias)[:, np.newaxis]], axis=1)
 
     def damage(self, weights: Doubles, bias: Doubles) -> float:
         """Energy of the disturbance that is left, all groups together."""

@@ -17,8 +17,8 @@ from model_registry.contract.codecs.prediction import WIDTHS, ZERO, eighths_belo
 
 Doubles = npt.NDArray[np.floating[Any]]
 Integers = npt.NDArray[np.int64]
-# Of levels (groups, outputs, inputs) or (groups, outputs): one column of a group, a group, or all of them.
-Place = tuple[int, slice, int] | tuple[int] | EllipsisType
+# Of levels (groups, outputs, inputs) or (groups, outputs): one column of a group, some places there, a group, or all of them.
+Place = tuple[int, slice, int] | tuple[int, npt.NDArray[np.intp], npt.NDArray[np.intp]] | tuple[int] | EllipsisType
 # Zero is the last magnitude of levels that are known.
 KNOWN_MAGNITUDES = ZERO + 1
 # What the coder counts the magnitudes of 16-bit levels from.

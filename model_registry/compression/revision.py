@@ -45,10 +45,12 @@ from model_registry.contract.entropy import COST_UNIT
 from model_registry.contract.tensors import EncodedTensor, Encoding
 
 Doubles = npt.NDArray[np.floating[Any]]
-# Over the weights on every lattice, and once more on the best.
+# Over the weights on every lattice, and once more on the best, at most.
 SWEEPS, LAST_SWEEPS = 4, 12
 # How far beyond its goal a layer may aim, in lengths of its update, and the part of the way there that a sweep goes.
 FARTHEST_AIM, APPROACH = 2.0, 0.25
+# A layer that stays what it is while its aim moves by less than this has come to rest.
+REST = 0.001
 # What float32 tells apart: where nothing depends on a layer, no step would be too coarse.
 MAX_DOUBLINGS = 24
 GRIDS = (Encoding.GRID8, Encoding.GRID16)
@@ -91,6 +93,16 @@ class _Draft:
     @property
     def choice(self) -> Choice:
         return self.plain if self.offsets is None else replace(self.plain, offsets=self.offsets.added)
+
+    def rests(self, before: _Draft) -> bool:
+        """Whether to go over it once more would find nothing that was not found from ``before``."""
+        return abs(self.beyond - before.beyond) < REST and all(
+            np.array_equal(now.levels, then.levels) for now, then in zip(self._chosen, before._chosen, strict=True)
+        )
+
+    @property
+    def _chosen(self) -> tuple[Choice, ...]:
+        return (self.plain, self.biases, *(self.offsets.moves if self.offsets else ()))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -283,8 +295,9 @@ def _drafted(goal: Goal, start: Choice, biases: Choice, offsets: RowOffsets | No
 
 
 def _swept(goal: Goal, course: _Course, draft: _Draft, sweeps: int) -> _Draft:
-    """Go over all weights and biases so many times."""
+    """Go over all weights and biases until they rest, so many times at most."""
     for _ in range(sweeps):
+        before = draft
         wanted = course.wanted(goal.errors(draft.choice.values, draft.biases.values))
         beyond = draft.beyond + APPROACH * (wanted - draft.beyond)
         aim = course.beyond(goal, beyond)
@@ -292,6 +305,8 @@ def _swept(goal: Goal, course: _Course, draft: _Draft, sweeps: int) -> _Draft:
         offsets = draft.offsets and draft.offsets.revised(aim, plain, draft.biases.values)
         draft = _Draft(plain, draft.biases, offsets, beyond)
         draft = replace(draft, biases=_beside(aim, draft.choice.values, draft.biases))
+        if draft.rests(before):
+            break
     return draft
 
 
@@ -333,7 +348,7 @@ def _beside(goal: Goal, weights: Doubles, biases: Choice) -> Choice:
         return biases
     pricing, levels = goal.pricing(biases), biases.levels.copy()
     for group, factor in enumerate(goal.factors):
-        slopes = goal.slopes(group, weights[group], biases.values[group])[:, -1]
+        slopes = goal.bias_slopes(group, weights[group], biases.values[group])
         strength = float(factor.moments[-1, -1])
         levels[group] = best_levels(slopes, strength, pricing, levels[group], (group,))
     return replace(biases, levels=levels)
