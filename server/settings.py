@@ -14,9 +14,9 @@ from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from model_registry.contract.errors import Refusal
+from model_registry.contract.limits import MIB
 from model_registry.contract.messages import MAX_HOPS
 
-MIB = 1024 * 1024
 SETTINGS_FILE = "DELTAFLEET_SETTINGS"
 Seconds = Annotated[float, Field(gt=0)]
 Bytes = Annotated[int, Field(gt=0)]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from model_registry.compression.divergence import mean_divergence
+from model_registry.compression.divergence import mean_divergence, on_shared_classes
 from model_registry.contract.content import Content
 from model_registry.contract.preprocessing import Preprocessing
 from model_registry.models.evaluation import Sample, all_logits, content_engine
@@ -29,14 +29,14 @@ class Accuracy:
 class Delivered:
     """What an update brought. ``lost``: KL(new || shipped) / KL(new || base as vehicles have it).
 
-    ``lost_of_float`` has the float base below the line instead; both are None where the networks answer other questions.
+    ``lost_of_float`` has the float base below the line instead. A base with other classes is compared on those that both have.
     """
 
     before: Accuracy
     after: Accuracy
     divergence: float
-    lost: float | None
-    lost_of_float: float | None
+    lost: float
+    lost_of_float: float
 
 
 class Judge:
@@ -53,7 +53,8 @@ class Judge:
 
     def divergence(self, exact: Content, shipped: Content) -> float:
         """KL(exact || shipped) in nats."""
-        return mean_divergence(self._logits(exact), self._logits(shipped))
+        [wanted], [found] = on_shared_classes([self._logits(exact)], [self._logits(shipped)])
+        return mean_divergence(wanted, found)
 
     def delivered(self, base_exact: Content, base: Content, exact: Content, shipped: Content) -> Delivered:
         divergence = self.divergence(exact, shipped)
@@ -65,9 +66,7 @@ class Judge:
             self._lost(divergence, exact, base_exact),
         )
 
-    def _lost(self, divergence: float, exact: Content, base: Content) -> float | None:
-        if self._logits(exact).shape != self._logits(base).shape:
-            return None
+    def _lost(self, divergence: float, exact: Content, base: Content) -> float:
         return divergence / max(self.divergence(exact, base), 1e-12)
 
     def _top1(self, content: Content) -> float:

@@ -16,7 +16,8 @@ from pathlib import Path
 from model_registry.bench.reference import ReferenceData, Split
 from model_registry.bench.scenarios import TRAININGS, Pictures, Training
 from model_registry.contract.canonical import canonical_json
-from model_registry.models.checkpoints import MAX_CHECKPOINT_BYTES, MIB, Description, Weights
+from model_registry.contract.limits import MIB
+from model_registry.models.checkpoints import MAX_CHECKPOINT_BYTES, Description, Weights
 from model_registry.models.deep_compression import NETWORK, read_deep_compression
 from model_registry.models.files import read_file, write_file
 from model_registry.models.safetensors_file import read_safetensors, write_safetensors

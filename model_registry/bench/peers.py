@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from model_registry.bench.coders import Coder, CoderMissing
+from model_registry.contract.limits import MIB
 
-MIB = 1024 * 1024
 TOOL_DEADLINE_S = 600
 MAX_RESULT_BYTES = 1024 * MIB
 ZSTD_LEVEL = 22

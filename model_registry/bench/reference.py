@@ -8,8 +8,9 @@ from pathlib import Path
 
 from model_registry.bench.scenarios import Pictures
 from model_registry.contract.errors import MalformedArtifact
+from model_registry.contract.limits import MIB
 from model_registry.contract.preprocessing import Preprocessing
-from model_registry.models.checkpoints import MIB, read_labels
+from model_registry.models.checkpoints import read_labels
 from model_registry.models.deep_compression import PREPROCESSING
 from model_registry.models.evaluation import Sample, labelled
 from model_registry.models.files import read_file

@@ -14,8 +14,8 @@ from model_registry.bench.comparison import CONTENT, EXACT, FLOAT16, FLOAT32, OU
 from model_registry.bench.measuring import Coding
 from model_registry.bench.scenarios import FirstVersion
 from model_registry.bench.targets import Check, verdict
+from model_registry.contract.limits import MIB
 
-MIB = 1024 * 1024
 NOTHING = "-"
 INPUTS = {CONTENT: "our content", FLOAT16: "float16 weights", FLOAT32: "float32 weights"}
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 from model_registry.bench.comparison import CONTENT, EXACT, FLOAT16, FLOAT32, OURS, Row
 from model_registry.bench.scenarios import Change, Update
+from model_registry.contract.limits import MIB
 
-MIB = 1024 * 1024
 # A share of the pictures is a ratio of small whole numbers.
 EPSILON = 1e-9
 
@@ -143,10 +143,8 @@ def _named(rows: Iterable[Row], names: Sequence[str]) -> list[Row]:
 
 
 def _lost(row: Row) -> float:
-    """On held-out pictures where both networks answer the same question, else what the artifact says of itself."""
-    if row.delivered and row.delivered.lost is not None:
-        return row.delivered.lost
-    return row.lost_said or 0.0
+    """On held-out pictures."""
+    return row.delivered.lost if row.delivered else 0.0
 
 
 def _any(_: Update) -> bool:

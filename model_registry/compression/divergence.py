@@ -44,11 +44,27 @@ def divergences(reference: Floats, found: Floats, *, temperature: float = 1.0) -
     """
     if _is_choice(reference):
         p, q = log_probabilities(reference, temperature=temperature), log_probabilities(found, temperature=temperature)
-        return np.asarray((np.exp(p) * (p - q)).sum(axis=1))
+        # Between answers that are certain it is less than what rounding leaves of it, which may be negative.
+        return np.asarray(np.maximum((np.exp(p) * (p - q)).sum(axis=1), 0))
     wanted, own = reference.astype(np.float64), found.astype(np.float64)
     # A single picture tells no spread, and neither does an answer that is always the same.
     strength = float(np.square(wanted - wanted.mean(axis=0)).mean()) or float(np.square(wanted).mean()) or 1.0
     return np.asarray(np.square(own - wanted).reshape(len(wanted), -1).mean(axis=1) / (2 * strength))
+
+
+def on_shared_classes(reference: Sequence[Floats], found: Sequence[Floats]) -> tuple[list[Floats], list[Floats]]:
+    """Answers of networks of which one has more classes, cut to those of the other, which are the first."""
+    sides = [min(expected.shape[-1], own.shape[-1]) for expected, own in zip(reference, found, strict=True)]
+    reference, found = ([_cut(own, side) for own, side in zip(answers, sides, strict=True)] for answers in (reference, found))
+    return reference, found
+
+
+def _cut(answers: Floats, side: int) -> Floats:
+    """The first ``side`` classes, among which probabilities add up to 1 again."""
+    if side == answers.shape[-1]:
+        return answers
+    first = answers[..., :side]
+    return first / np.maximum(first.sum(axis=-1, keepdims=True), np.float32(TINY)) if _are_probabilities(answers) else first
 
 
 def telling_temperature(reference: Sequence[Floats]) -> float:

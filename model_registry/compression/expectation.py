@@ -50,6 +50,11 @@ def coarsest(count: int, look: Callable[[int], float], bound: float, first: int)
     return number
 
 
+def stride(damage: float, limit: float) -> int:
+    """How much finer a setting to look at where one does ``damage``: half as much as it usually takes, at least by one."""
+    return max(int(OCTAVE * math.log(damage / limit, RISE) / 2), 1) if 0 < limit < damage < math.inf else 1
+
+
 def _expected(seen: Mapping[int, float], number: int) -> float:
     """The mean of what was seen near, carried over by the usual rise."""
     near = {other: damage for other, damage in seen.items() if abs(other - number) <= OCTAVE}

@@ -27,8 +27,9 @@ from model_registry.compression.weight_sharing import share
 from model_registry.contract.canonical import canonical_json
 from model_registry.contract.content import Content
 from model_registry.contract.errors import MalformedArtifact, ManifestRefused, ModelUnusable, UnsupportedArtifact
+from model_registry.contract.limits import MIB
 from model_registry.contract.preprocessing import Preprocessing
-from model_registry.models.checkpoints import MIB, Weights
+from model_registry.models.checkpoints import Weights
 from model_registry.models.evaluation import Sample, content_engine, evaluate, labelled
 from model_registry.models.files import read_file
 

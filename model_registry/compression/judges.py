@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from model_registry.compression.divergence import telling_temperature, total_divergences
+from model_registry.compression.divergence import on_shared_classes, telling_temperature, total_divergences
 from model_registry.contract.content import Content
 from model_registry.contract.errors import ModelUnusable
 from model_registry.contract.preprocessing import Preprocessing
@@ -43,10 +43,13 @@ class Judges:
         self._known: dict[str, Doubles] = {}
 
     def each(self, content: Content) -> Doubles:
-        """Divergences from the float network in nats, (2, pictures): ``PLAIN`` and ``TELLING``."""
+        """Divergences from the float network in nats, (2, pictures): ``PLAIN`` and ``TELLING``.
+
+        A network with other classes is compared on those that both have.
+        """
         if content.sha256 not in self._known:
-            answers = self._answers(content)
-            found = [total_divergences(self._reference, answers, temperature=t) for t in (1.0, self.temperature)]
+            pair = on_shared_classes(self._reference, self._answers(content))
+            found = [total_divergences(*pair, temperature=t) for t in (1.0, self.temperature)]
             self._known[content.sha256] = np.stack(found)
         return self._known[content.sha256]
 

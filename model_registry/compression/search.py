@@ -45,7 +45,7 @@ from model_registry.contract.content import Content
 from model_registry.contract.full import encode_full
 from model_registry.contract.tensors import Encoding
 from model_registry.models.evaluation import pictures
-from model_registry.models.graphs import output_classes
+from model_registry.models.graphs import output_shapes
 
 Doubles = npt.NDArray[np.float64]
 # A mean divergence of a hundredth of a nat changes about one answer in twenty where the network itself is undecided.
@@ -53,6 +53,9 @@ MAX_DIVERGENCE = 0.01
 # Elsewhere 0.3 to 1.05 times as much of an update was lost as on the pictures that judge; as levels alone, up to 1.65 times.
 # That is no guarantee: the noise of a base may hang on a dozen pictures, which are others there.
 MARGIN = 0.95
+# Of a network that is sure of its pictures it was 1.0 to 1.8 times: where answers that are nearly certain turn, what is lost
+# grows faster than where they are undecided. It is sure where it takes more than this temperature to make it undecided.
+MARGIN_OF_SURE, SURE = 0.5, 2.0
 # An update of which nothing at all may be missing is still divided by something.
 LEAST_LOST = 1e-6
 # A delta above this part of a full artifact mends what the base's compression did rather than bring the update.
@@ -70,12 +73,13 @@ def calibrate(
     ``max_lost`` of the update, and is expected to lose a little less on these pictures, so that it holds elsewhere. It is
     counted above the *noise*: what the base's encoding of untouched tensors costs. Where that takes a tenth of a full artifact,
     because a coarse base errs more than the update brings, noise is what compressing the new network like the base's line loses
-    anyway. Where the base answers another question (other classes, other input), the bound is 0.01 nats.
+    anyway. Of classes that the base does not have nothing is in the update, and what is missing counts. Where the base answers
+    another question (other input, classes in another order), the bound is 0.01 nats.
     Raises ManifestRefused without preprocessing, MalformedArtifact without pictures, ModelUnusable when answers are no numbers.
     """
     shown, parts = _Shown(progress), Parted.of(pictures(folder))
     told = _Told.by(network, parts, shown)
-    if base is not None and _comparable(base, network) and told.judges.divergences(base).all():
+    if base is not None and _comparable(base, network) and told.judges.divergences(base)[TELLING] > 0:
         return _delivering(network, base, told, max_lost, shown)
     trials = Trials(network, base, settings_row(told.calibration), shown)
     found = _smallest(trials, told.judges.divergences, told.everyone.divergences, MAX_DIVERGENCE, MAX_DIVERGENCE)
@@ -115,13 +119,14 @@ def _delivering(network: SourceNetwork, base: Content, told: _Told, max_lost: fl
         update, noise = judges.divergences(base), _noise(judges, kept)
         missing = np.maximum(judges.divergences(content) - noise, 0)
         # Where all of the update is noise, what is missing is measured by the part of it that may be.
-        shares = missing / np.maximum(update - noise, max(max_lost, LEAST_LOST) * update)
+        shares = _shares(missing, np.maximum(update - noise, max(max_lost, LEAST_LOST) * update))
         # Of the answers as they are, what is more than chance.
         shares[PLAIN] -= standard_error(judges.each(content)[PLAIN], judges.each(base)[PLAIN])
-        return np.asarray(shares)
+        return shares
 
     def smallest() -> Search:
-        return _smallest(trials, partial(lost, told.judges), partial(lost, told.everyone), MARGIN * max_lost, max_lost)
+        bound = reserved(max_lost, told.judges.temperature)
+        return _smallest(trials, partial(lost, told.judges), partial(lost, told.everyone), bound, max_lost)
 
     found = smallest()
     if REPAIRS * found.bytes > len(encode_full(base)):
@@ -129,7 +134,7 @@ def _delivering(network: SourceNetwork, base: Content, told: _Told, max_lost: fl
         found = smallest()
     everyone = told.everyone
     missing, whole, noise = everyone.divergences(found.content), everyone.divergences(base), _noise(everyone, kept)
-    shares = missing / whole
+    shares = _shares(missing, whole)
     error = standard_error(everyone.each(found.content)[PLAIN], everyone.each(base)[PLAIN])
     outcome = {
         # Instead of the loss that was worked out from weights.
@@ -141,10 +146,26 @@ def _delivering(network: SourceNetwork, base: Content, told: _Told, max_lost: fl
     return replace(found, content=found.content.with_recipe(**outcome), untempered=untempered)
 
 
+def reserved(max_lost: float, temperature: float) -> float:
+    """What may be lost on the pictures that judge, so that no more than ``max_lost`` is lost elsewhere.
+
+    ``temperature``: the telling one of those pictures.
+    """
+    return max_lost * (MARGIN_OF_SURE if temperature > SURE else MARGIN)
+
+
+def _shares(missing: Doubles, update: Doubles) -> Doubles:
+    """What of an update is missing; nothing of one that does not show, as in answers that are certain before and after."""
+    return np.divide(missing, update, out=np.zeros_like(update), where=update > 0)
+
+
 def standard_error(missing: Doubles, update: Doubles) -> float:
     """Of the share of an update that is missing, told by each of some pictures: a ratio of means (Cochran 1977, 6.3)."""
-    rest = missing - missing.mean() / update.mean() * update
-    return float(np.sqrt(np.square(rest).sum())) / float(update.sum())
+    whole = float(update.sum())
+    if not whole > 0:
+        return 0.0
+    rest = missing - missing.sum() / whole * update
+    return float(np.sqrt(np.square(rest).sum())) / whole
 
 
 class _Shown:
@@ -226,9 +247,13 @@ def _setting_like(like: dict[str, Any], measured: Calibration) -> AnySetting:
 
 
 def _comparable(base: Content, network: SourceNetwork) -> bool:
-    """Whether both take the same pictures and choose among the same classes."""
-    ours = (network.manifest.inputs, network.manifest.preprocessing, output_classes(network.graph))
-    return (base.manifest.inputs, base.manifest.preprocessing, output_classes(base.graph)) == ours
+    """Whether both take the same pictures and tell the same of them, maybe of more or fewer classes, if the first agree."""
+    seen = (base.manifest.inputs, base.manifest.preprocessing)
+    before, now = output_shapes(base.graph), output_shapes(network.graph)
+    if seen != (network.manifest.inputs, network.manifest.preprocessing) or [s[:-1] for s in before] != [s[:-1] for s in now]:
+        return False
+    labels = zip(base.manifest.labels, network.manifest.labels, strict=False)
+    return before == now or all(old == new for old, new in labels)
 
 
 def _calibrated_on_all(network: SourceNetwork, found: Search, measured: Calibration, judges: Sequence[Path]) -> Search:

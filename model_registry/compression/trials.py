@@ -2,7 +2,7 @@
 
 What an artifact does to the network is measured, and what was measured may be chance. So there are two questions: how coarse a
 setting promises to be good enough (expectation.py, or a steadier measure), and whether what came of it is seen to be. From the
-coarsest that promises to, the row goes finer step by step until it is.
+coarsest that promises to, the row goes finer until it is, in strides where far too much is seen, and back by halves.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from model_registry.compression.calibration import Calibration
-from model_registry.compression.expectation import OCTAVE
+from model_registry.compression.expectation import OCTAVE, stride
 from model_registry.compression.pipeline import SourceNetwork, compress
 from model_registry.compression.quantization import Setting
 from model_registry.compression.rounding import Compensated
@@ -113,11 +113,19 @@ class Trials:
         def holds(number: int) -> bool:
             return look(number).damage <= limit or number == 0
 
-        coarsest = number = promising(look)
-        # What is larger than the ways out need not be tried.
+        def ends(number: int) -> bool:
+            # What is larger than the ways out need not be tried.
+            return holds(number) or self._trial(number)[1] >= known
+
+        coarsest = promising(look)
         known = min(self._trial(number)[1] for number in range(WAYS_OUT) if holds(number))
-        while not holds(number) and self._trial(number)[1] < known:
-            number -= 1
+        number, failing = coarsest, coarsest + 1
+        while not ends(number):
+            failing, number = number, _finer(number, look(number).damage, limit)
+        # A stride may have gone over settings that hold as well.
+        while failing - number > 1:
+            middle = (number + failing) // 2
+            number, failing = (middle, failing) if ends(middle) else (number, middle)
         held = [number for number in seen if number <= coarsest and holds(number)]
         best = min(held, key=lambda number: self._trial(number)[1])
         return Search(*self._trial(best), tuple(sorted(seen.values(), key=lambda point: -point.bytes)))
@@ -133,6 +141,11 @@ class Trials:
             content = self._finish(content) if number >= WAYS_OUT else content
             self._made[number] = content, travelling(content, self._base)
         return self._made[number]
+
+
+def _finer(number: int, damage: float, limit: float) -> int:
+    """What to try after a setting that does too much; the ways out come one after the other."""
+    return max(number - stride(damage, limit), WAYS_OUT) if number > WAYS_OUT else number - 1
 
 
 def travelling(content: Content, base: Content | None) -> int:

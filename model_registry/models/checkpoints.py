@@ -15,9 +15,9 @@ import numpy.typing as npt
 from model_registry.contract.canonical import canonical_json, parse_json_object
 from model_registry.contract.errors import MalformedArtifact, MessageRefused
 from model_registry.contract.fields import NAME, Fields
+from model_registry.contract.limits import MIB
 from model_registry.contract.preprocessing import Preprocessing
 
-MIB = 1024 * 1024
 # AlexNet, the largest network known by name, has 244 MB.
 MAX_CHECKPOINT_BYTES = 1024 * MIB
 MAX_DESCRIPTION_BYTES = 1 * MIB

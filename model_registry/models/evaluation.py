@@ -20,10 +20,10 @@ from PIL import Image
 from model_registry.architectures import architecture
 from model_registry.contract.content import Content
 from model_registry.contract.errors import MalformedArtifact, ModelUnusable
+from model_registry.contract.limits import MIB
 from model_registry.contract.manifest import Manifest
 from model_registry.contract.preprocessing import Preprocessing
 from model_registry.contract.session import Session
-from model_registry.models.checkpoints import MIB
 from model_registry.models.files import read_file
 
 Floats = npt.NDArray[np.float32]

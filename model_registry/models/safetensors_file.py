@@ -17,8 +17,8 @@ import numpy.typing as npt
 from model_registry.contract.canonical import canonical_json, parse_json_object
 from model_registry.contract.errors import LimitExceeded, MalformedArtifact, MessageRefused, UnsupportedArtifact
 from model_registry.contract.fields import Fields
-from model_registry.contract.limits import DEFAULT_LIMITS
-from model_registry.models.checkpoints import MIB, Description, Weights
+from model_registry.contract.limits import DEFAULT_LIMITS, MIB
+from model_registry.models.checkpoints import Description, Weights
 
 MAX_HEADER_BYTES = 1 * MIB
 DESCRIPTION_KEY = "deltafleet"

@@ -21,7 +21,8 @@ import numpy as np
 
 import model_registry
 from model_registry.contract.errors import LimitExceeded, MalformedArtifact, Refusal, UnsupportedArtifact
-from model_registry.models.checkpoints import MAX_CHECKPOINT_BYTES, MIB, Description, Weights
+from model_registry.contract.limits import MIB
+from model_registry.models.checkpoints import MAX_CHECKPOINT_BYTES, Description, Weights
 from model_registry.models.files import read_file, write_file
 from model_registry.models.safetensors_file import WEIGHT_NAME, read_safetensors, write_safetensors
 

@@ -25,6 +25,7 @@ from model_registry.compression.pipeline import compress_checkpoint
 from model_registry.compression.recipe import Recipe
 from model_registry.contract.content import Content
 from model_registry.contract.full import encode_full
+from model_registry.contract.limits import MIB
 from model_registry.contract.preprocessing import Preprocessing
 from tests.deployment.dockerfile import read_dockerfile
 from tests.deployment.networks import checkpoint, untrained
@@ -34,7 +35,6 @@ from tests.services import IN_CI
 # Packages are fetched and unpacked.
 pytestmark = pytest.mark.timeout(600)
 
-MIB = 1024 * 1024
 # torch's figures for the same network are 938 MB and 256 MB.
 MAX_INSTALLED_BYTES = 250 * MIB
 MAX_RESIDENT_BYTES = 130 * MIB

@@ -14,9 +14,8 @@ from model_registry.bench.comparison import peer_versions
 from model_registry.bench.measuring import CODERS, CodingFailed, measure
 from model_registry.bench.ours import DELTAS, FULL
 from model_registry.bench.peers import PEERS
+from model_registry.contract.limits import MIB
 from tests.contract.contents import small_network
-
-MIB = 1024 * 1024
 
 
 def content_pair() -> tuple[bytes, bytes]:

@@ -8,7 +8,8 @@ from model_registry.bench.answers import Accuracy, Delivered
 from model_registry.bench.comparison import CONTENT, EXACT, FLOAT16, FLOAT32, OURS, Row
 from model_registry.bench.measuring import Coding, Cost
 from model_registry.bench.scenarios import SCENARIOS
-from model_registry.bench.targets import MIB, Check, verdict
+from model_registry.bench.targets import Check, verdict
+from model_registry.contract.limits import MIB
 
 CHEAP = Cost(0.01, MIB)
 

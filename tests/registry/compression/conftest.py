@@ -18,7 +18,7 @@ SIXTEEN = Recipe(preprocessing=replace(SMALL, resize=(16, 16)))
 
 @pytest.fixture(scope="module")
 def network(tmp_path_factory: pytest.TempPathFactory) -> SourceNetwork:
-    return read_network(foreign_onnx(tmp_path_factory.mktemp("foreign") / "network.onnx", classes=2000), SIXTEEN)
+    return read_network(foreign_onnx(tmp_path_factory.mktemp("foreign") / "network.onnx", classes=400), SIXTEEN)
 
 
 @pytest.fixture(scope="module")
@@ -29,3 +29,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         small = Image.fromarray(rng.integers(0, 256, (6, 6, 3), np.uint8))
         small.resize((48, 48), Image.Resampling.NEAREST).save(pictures / f"{index}.png")
     return pictures
+
+
+def quiet(_: float, __: str) -> None:
+    """Progress that nobody follows."""

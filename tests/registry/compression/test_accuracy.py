@@ -19,10 +19,7 @@ from model_registry.contract.content import Content
 from model_registry.contract.errors import ModelUnusable
 from model_registry.contract.full import encode_full
 from model_registry.models.evaluation import Sample, content_engine, labelled_logits, read_picture
-
-
-def quiet(_: float, __: str) -> None:
-    return
+from tests.registry.compression.conftest import quiet
 
 
 def samples_of(network: SourceNetwork, folder: Path) -> list[Sample]:

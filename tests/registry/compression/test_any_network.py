@@ -20,6 +20,7 @@ from model_registry.contract.errors import ModelUnusable
 from model_registry.contract.manifest import InputSpec
 from model_registry.contract.session import Session
 from model_registry.models.evaluation import Sample, answers_to
+from tests.registry.compression.conftest import quiet
 from tests.registry.networks import SMALL
 
 Make = Callable[[Sequence[NodeProto], Sequence[str], dict[str, tuple[int, ...]]], SourceNetwork]
@@ -69,10 +70,6 @@ def pictures(seed: int) -> list[npt.NDArray[np.uint8]]:
     rng = np.random.default_rng(seed)
     colours, noise = rng.integers(30, 226, (24, 1, 1, 3)), rng.integers(-30, 30, (24, SIDE, SIDE, 3))
     return list((colours + noise).astype(np.uint8))
-
-
-def quiet(_: float, __: str) -> None:
-    return
 
 
 def dense(output: str, outputs: int, given: str = "pooled", inputs: int = 24) -> tuple[NodeProto, dict[str, tuple[int, ...]]]:

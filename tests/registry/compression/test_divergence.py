@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from model_registry.compression.divergence import mean_divergence, telling_temperature, total_divergence
+from model_registry.compression.divergence import (
+    divergences,
+    mean_divergence,
+    on_shared_classes,
+    telling_temperature,
+    total_divergence,
+)
 
 
 def test_divergence_is_zero_for_equal_answers_and_grows_with_the_difference() -> None:
@@ -26,6 +32,13 @@ def test_a_network_that_is_sure_of_everything_is_softened_until_damage_shows() -
     surest = np.argsort(-(np.sort(sure)[:, -1] - np.sort(sure)[:, -2]))[:10]
     assert mean_divergence(sure[surest], damaged[surest]) < 1e-6
     assert mean_divergence(sure[surest], damaged[surest], temperature=temperature) > 1e-4
+
+
+def test_answers_that_hardly_differ_do_not_diverge_by_less_than_nothing() -> None:
+    """As rounding would have it for about half of these."""
+    rng = np.random.default_rng(0)
+    logits = (40 * rng.standard_normal((100, 6))).astype(np.float32)
+    assert (divergences(logits, logits + np.float32(1e-6) * rng.standard_normal((100, 6)).astype(np.float32)) >= 0).all()
 
 
 def test_a_network_with_one_output_needs_no_softening() -> None:
@@ -52,6 +65,18 @@ def test_numbers_count_by_how_far_they_differ_among_pictures() -> None:
 def test_one_picture_and_constant_answers_have_a_divergence_as_well() -> None:
     assert mean_divergence(np.full(1, 4, np.float32), np.full(1, 5, np.float32)) == 1 / 32
     assert mean_divergence(np.zeros(5, np.float32), np.ones(5, np.float32)) == 0.5
+
+
+def test_networks_with_more_classes_are_compared_on_those_that_both_have() -> None:
+    rng = np.random.default_rng(0)
+    more, fewer = (rng.standard_normal((5, classes)).astype(np.float32) for classes in (7, 4))
+    (few, same), other = on_shared_classes([more, fewer], [fewer, fewer])
+    np.testing.assert_array_equal(few, more[:, :4])
+    assert same is fewer
+    assert other[0] is fewer
+    chances = np.exp(more) / np.exp(more).sum(axis=1, keepdims=True)
+    [cut], _ = on_shared_classes([chances], [chances[:, :4]])
+    np.testing.assert_allclose(cut.sum(axis=1), 1, atol=1e-6)
 
 
 def test_all_outputs_count() -> None:

@@ -104,6 +104,15 @@ def test_what_was_seen_to_do_more_than_the_limit_is_not_taken_even_if_it_promise
     assert chosen(trials(network, STEPS).smallest(seen_of, 0.7, lambda _: WAYS_OUT + STEPS.index(0.6))) == 0.4
 
 
+def test_far_beyond_the_limit_the_row_is_not_gone_through_one_by_one(network: SourceNetwork) -> None:
+    steps = [round(0.2 + 0.02 * number, 2) for number in range(40)]
+    damages = {step: 1.04**number for number, step in enumerate(steps)}
+    for limit in (1.5, 3.0):
+        found = trials(network, steps).smallest(damage_by(damages, default=9.0), limit, lambda _: WAYS_OUT + len(steps) - 1)
+        assert chosen(found) == max(step for step, damage in damages.items() if damage <= limit)
+        assert len(found.points) < 12
+
+
 def test_points_lost_count_what_changed_both_ways() -> None:
     before, after = right_in(60), right_in(60)
     after = after.where(np.arange(100) >= 3, right_in(0)).where(np.arange(100) != 60, right_in(100))
