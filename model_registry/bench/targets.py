@@ -6,6 +6,7 @@ reached when the update that it is about lost more than the target allows.
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -143,8 +144,8 @@ def _named(rows: Iterable[Row], names: Sequence[str]) -> list[Row]:
 
 
 def _lost(row: Row) -> float:
-    """On held-out pictures."""
-    return row.delivered.lost if row.delivered else 0.0
+    """On held-out pictures; without, nothing was delivered that anybody could tell of."""
+    return row.delivered.lost if row.delivered else math.inf
 
 
 def _any(_: Update) -> bool:

@@ -52,19 +52,26 @@ def divergences(reference: Floats, found: Floats, *, temperature: float = 1.0) -
     return np.asarray(np.square(own - wanted).reshape(len(wanted), -1).mean(axis=1) / (2 * strength))
 
 
+def are_comparable(reference: Sequence[Floats], found: Sequence[Floats]) -> bool:
+    """Whether these answers to the same pictures are alike, though maybe choices among more or fewer classes."""
+    return len(reference) == len(found) and all(
+        expected.shape == own.shape or (expected.ndim == own.ndim == 2 and min(expected.shape[1], own.shape[1]) > 1)
+        for expected, own in zip(reference, found, strict=True)
+    )
+
+
 def on_shared_classes(reference: Sequence[Floats], found: Sequence[Floats]) -> tuple[list[Floats], list[Floats]]:
-    """Answers of networks of which one has more classes, cut to those of the other, which are the first."""
+    """Comparable answers of networks of which one has more classes, cut to those of the other, which are the first."""
     sides = [min(expected.shape[-1], own.shape[-1]) for expected, own in zip(reference, found, strict=True)]
     reference, found = ([_cut(own, side) for own, side in zip(answers, sides, strict=True)] for answers in (reference, found))
     return reference, found
 
 
 def _cut(answers: Floats, side: int) -> Floats:
-    """The first ``side`` classes, among which probabilities add up to 1 again."""
+    """The first ``side`` classes; a part of probabilities is told as logits, because it is none itself."""
     if side == answers.shape[-1]:
         return answers
-    first = answers[..., :side]
-    return first / np.maximum(first.sum(axis=-1, keepdims=True), np.float32(TINY)) if _are_probabilities(answers) else first
+    return _logits(answers)[:, :side]
 
 
 def telling_temperature(reference: Sequence[Floats]) -> float:
@@ -78,9 +85,13 @@ def telling_temperature(reference: Sequence[Floats]) -> float:
 
 def log_probabilities(answers: Floats, *, temperature: float = 1.0) -> npt.NDArray[np.float64]:
     """Logarithms of the probabilities that ``answers`` (pictures, classes) are, or are the logits of."""
-    logits = (np.log(np.maximum(answers, TINY)) if _are_probabilities(answers) else answers) / temperature
+    logits = _logits(answers) / temperature
     shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
     return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)))
+
+
+def _logits(answers: Floats) -> Floats:
+    return np.log(np.maximum(answers, TINY)) if _are_probabilities(answers) else answers
 
 
 def _is_choice(answers: Floats) -> bool:

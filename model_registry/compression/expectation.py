@@ -52,7 +52,9 @@ def coarsest(count: int, look: Callable[[int], float], bound: float, first: int)
 
 def stride(damage: float, limit: float) -> int:
     """How much finer a setting to look at where one does ``damage``: half as much as it usually takes, at least by one."""
-    return max(int(OCTAVE * math.log(damage / limit, RISE) / 2), 1) if 0 < limit < damage < math.inf else 1
+    if not 0 < limit < damage < math.inf:
+        return 1
+    return max(int(OCTAVE * (math.log(damage) - math.log(limit)) / math.log(RISE) / 2), 1)
 
 
 def _expected(seen: Mapping[int, float], number: int) -> float:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from model_registry.compression.divergence import on_shared_classes, telling_temperature, total_divergences
+from model_registry.compression.divergence import are_comparable, on_shared_classes, telling_temperature, total_divergences
 from model_registry.contract.content import Content
 from model_registry.contract.errors import ModelUnusable
 from model_registry.contract.preprocessing import Preprocessing
@@ -41,6 +41,10 @@ class Judges:
         self._reference = tuple(finite(answers) for answers in self._answers(exact))
         self.temperature = temperature or telling_temperature(self._reference)
         self._known: dict[str, Doubles] = {}
+
+    def can_compare(self, content: Content) -> bool:
+        """Whether a network that takes the same pictures tells the same of them, though maybe of more or fewer classes."""
+        return are_comparable(self._reference, self._answers(content))
 
     def each(self, content: Content) -> Doubles:
         """Divergences from the float network in nats, (2, pictures): ``PLAIN`` and ``TELLING``.

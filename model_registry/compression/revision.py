@@ -95,7 +95,7 @@ class _Draft:
         return self.plain if self.offsets is None else replace(self.plain, offsets=self.offsets.added)
 
     def rests(self, before: _Draft) -> bool:
-        """Whether to go over it once more would find nothing that was not found from ``before``."""
+        """Whether to go over it once more would find hardly anything that was not found from ``before``."""
         return abs(self.beyond - before.beyond) < REST and all(
             np.array_equal(now.levels, then.levels) for now, then in zip(self._chosen, before._chosen, strict=True)
         )

@@ -125,9 +125,11 @@ def _divergence(calibrated: Calibrated, weights: Mapping[str, Floats], base: Map
 
 
 def _step(weights: Mapping[str, Floats], base: Mapping[str, EncodedTensor], name: str) -> Doubles | None:
-    before = base.get(name)
-    return (
-        None
-        if before is None or before.shape != weights[name].shape
-        else weights[name] - before.dequantize().astype(np.float64)
-    )
+    """The way from the base where both overlap, zero elsewhere: rows that are new add nothing to answers that were there."""
+    before, after = base.get(name), weights[name]
+    if before is None or len(before.shape) != after.ndim:
+        return None
+    shared = tuple(slice(0, min(sides)) for sides in zip(before.shape, after.shape, strict=True))
+    step: Doubles = np.zeros(after.shape)
+    step[shared] = after[shared].astype(np.float64) - before.dequantize()[shared]
+    return step

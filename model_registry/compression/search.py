@@ -45,7 +45,6 @@ from model_registry.contract.content import Content
 from model_registry.contract.full import encode_full
 from model_registry.contract.tensors import Encoding
 from model_registry.models.evaluation import pictures
-from model_registry.models.graphs import output_shapes
 
 Doubles = npt.NDArray[np.float64]
 # A mean divergence of a hundredth of a nat changes about one answer in twenty where the network itself is undecided.
@@ -70,16 +69,16 @@ def calibrate(
 
     Without a base: the full artifact whose answers are expected to diverge by at most 0.01 nats on average, calibrated on those
     that judged as well once its price is known, which only brings it nearer. With one: the delta that loses at most the share
-    ``max_lost`` of the update, and is expected to lose a little less on these pictures, so that it holds elsewhere. It is
+    ``max_lost`` of the update, and is expected to lose less on these pictures (``reserved``), so that it holds elsewhere. It is
     counted above the *noise*: what the base's encoding of untouched tensors costs. Where that takes a tenth of a full artifact,
-    because a coarse base errs more than the update brings, noise is what compressing the new network like the base's line loses
-    anyway. Of classes that the base does not have nothing is in the update, and what is missing counts. Where the base answers
-    another question (other input, classes in another order), the bound is 0.01 nats.
+    because a coarse base errs more than the update brings, or where a tensor has another shape, noise is what compressing the
+    new network like the base's line loses anyway. Of classes that the base does not have nothing is in the update, and what is
+    missing counts. Where the base answers another question (other input, classes in another order), the bound is 0.01 nats.
     Raises ManifestRefused without preprocessing, MalformedArtifact without pictures, ModelUnusable when answers are no numbers.
     """
     shown, parts = _Shown(progress), Parted.of(pictures(folder))
     told = _Told.by(network, parts, shown)
-    if base is not None and _comparable(base, network) and told.judges.divergences(base)[TELLING] > 0:
+    if base is not None and _asks_the_same(base, network) and told.shows(base):
         return _delivering(network, base, told, max_lost, shown)
     trials = Trials(network, base, settings_row(told.calibration), shown)
     found = _smallest(trials, told.judges.divergences, told.everyone.divergences, MAX_DIVERGENCE, MAX_DIVERGENCE)
@@ -105,6 +104,10 @@ class _Told:
         calibration = calibrated_on(network, parts.calibrate, lambda share, step: shown(share / 2, step))
         return cls(calibration, judges, Everyone(asked))
 
+    def shows(self, base: Content) -> bool:
+        """Whether the pictures tell what an update from ``base`` brings."""
+        return self.judges.can_compare(base) and self.judges.divergences(base)[TELLING] > 0
+
 
 def _delivering(network: SourceNetwork, base: Content, told: _Told, max_lost: float, progress: Progress) -> Search:
     """The smallest delta that loses at most the share ``max_lost`` of the update from ``base``."""
@@ -112,8 +115,11 @@ def _delivering(network: SourceNetwork, base: Content, told: _Told, max_lost: fl
     update = float(told.judges.divergences(base)[PLAIN])
     coherence = coherence_of(update, told.calibration, network.weights, before)
     trials = Trials(network, base, settings_row(told.calibration, coherence), progress)
-    # What no delta is asked to mend.
-    kept, like = [_kept(network, base)], _like(base)
+    like = _like(base)
+    # What no delta is asked to mend. Of a tensor that grew nobody knows which of its rows are as they were.
+    kept = [_kept(network, base)]
+    if _resized(network, base):
+        kept.append(compress(network, _setting_like(like, told.calibration)))
 
     def lost(judges: Judges | Everyone, content: Content) -> Doubles:
         update, noise = judges.divergences(base), _noise(judges, kept)
@@ -129,7 +135,7 @@ def _delivering(network: SourceNetwork, base: Content, told: _Told, max_lost: fl
         return _smallest(trials, partial(lost, told.judges), partial(lost, told.everyone), bound, max_lost)
 
     found = smallest()
-    if REPAIRS * found.bytes > len(encode_full(base)):
+    if REPAIRS * found.bytes > len(encode_full(base)) and len(kept) == 1:
         kept.append(compress(network, _setting_like(like, told.calibration)))
         found = smallest()
     everyone = told.everyone
@@ -156,13 +162,13 @@ def reserved(max_lost: float, temperature: float) -> float:
 
 def _shares(missing: Doubles, update: Doubles) -> Doubles:
     """What of an update is missing; nothing of one that does not show, as in answers that are certain before and after."""
-    return np.divide(missing, update, out=np.zeros_like(update), where=update > 0)
+    return np.divide(missing, update, out=np.zeros_like(update), where=update != 0)
 
 
 def standard_error(missing: Doubles, update: Doubles) -> float:
     """Of the share of an update that is missing, told by each of some pictures: a ratio of means (Cochran 1977, 6.3)."""
     whole = float(update.sum())
-    if not whole > 0:
+    if whole == 0:
         return 0.0
     rest = missing - missing.sum() / whole * update
     return float(np.sqrt(np.square(rest).sum())) / whole
@@ -246,14 +252,18 @@ def _setting_like(like: dict[str, Any], measured: Calibration) -> AnySetting:
             return None
 
 
-def _comparable(base: Content, network: SourceNetwork) -> bool:
-    """Whether both take the same pictures and tell the same of them, maybe of more or fewer classes, if the first agree."""
-    seen = (base.manifest.inputs, base.manifest.preprocessing)
-    before, now = output_shapes(base.graph), output_shapes(network.graph)
-    if seen != (network.manifest.inputs, network.manifest.preprocessing) or [s[:-1] for s in before] != [s[:-1] for s in now]:
+def _asks_the_same(base: Content, network: SourceNetwork) -> bool:
+    """Whether both take the same pictures, and no class that both have has another place."""
+    if (base.manifest.inputs, base.manifest.preprocessing) != (network.manifest.inputs, network.manifest.preprocessing):
         return False
-    labels = zip(base.manifest.labels, network.manifest.labels, strict=False)
-    return before == now or all(old == new for old, new in labels)
+    before, now = base.manifest.labels, network.manifest.labels
+    kept = set(now)
+    return all(now[at : at + 1] == (label,) for at, label in enumerate(before) if label in kept)
+
+
+def _resized(network: SourceNetwork, base: Content) -> bool:
+    """Whether a tensor has another shape than the base's of its name."""
+    return any(network.weights[tensor.name].shape != tensor.shape for tensor in base.tensors if tensor.name in network.weights)
 
 
 def _calibrated_on_all(network: SourceNetwork, found: Search, measured: Calibration, judges: Sequence[Path]) -> Search:

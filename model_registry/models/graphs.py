@@ -171,15 +171,11 @@ def bias_names(graph: bytes) -> frozenset[str]:
     return frozenset(biases - others)
 
 
-def output_shapes(graph: bytes) -> tuple[tuple[int, ...], ...]:
-    """Of every output, as the graph declares them: 0 for a length that it leaves open."""
-    return tuple(tuple(int(d.dim_value) for d in o.type.tensor_type.shape.dim) for o in _parse(graph).graph.output)
-
-
 def output_classes(graph: bytes) -> int | None:
     """Length of the first output's last axis, where the graph declares it."""
-    first = next(iter(output_shapes(graph)), ())
-    return first[-1] or None if first else None
+    outputs = _parse(graph).graph.output
+    dims = outputs[0].type.tensor_type.shape.dim if outputs else ()
+    return int(dims[-1].dim_value) or None if dims else None
 
 
 def _parse(data: bytes) -> ModelProto:

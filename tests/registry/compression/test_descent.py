@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
+import pytest
 
-from model_registry.compression.costs import LevelCosts, Pricing
+from model_registry.compression.costs import ChangeCosts, LevelCosts, Pricing
 from model_registry.compression.descent import best_levels, sweep
-from model_registry.compression.lattices import Grid, Integers
+from model_registry.compression.lattices import Grid, Integers, Offsets
 
 Doubles = npt.NDArray[np.float64]
 STEP, PRICE = 0.3, 0.02
@@ -59,18 +61,37 @@ def test_slopes_may_go_on_beyond_the_inputs() -> None:
     np.testing.assert_allclose(slopes, errors @ moments, atol=1e-9)
 
 
-def test_levels_come_out_as_one_weight_after_the_other() -> None:
+def _alone(start: Integers) -> Pricing:
+    return Pricing(Grid(STEP), LevelCosts(start), PRICE, np.zeros_like(start)[np.newaxis])
+
+
+def _near_a_base(start: Integers) -> Pricing:
+    """With offsets of the rows, and bits that depend on what the base has at a place and on its row and column."""
+    rng = np.random.default_rng(1)
+    base = (start + (rng.random(start.shape) < 0.1))[np.newaxis]
+    shift, stretch = 0.1 * rng.standard_normal((2, 1, len(start), 1))
+    costs = ChangeCosts(Grid(STEP), start[np.newaxis], base, 4)
+    return Pricing(Grid(STEP), costs, PRICE, base, Offsets.of(shift, stretch).over(base.shape))
+
+
+@pytest.mark.parametrize("priced", [_alone, _near_a_base])
+def test_levels_come_out_as_one_weight_after_the_other(priced: Callable[[Integers], Pricing]) -> None:
     rows, moments = _pruned_layer()
-    grid = Grid(STEP)
-    start = grid.nearest(rows)
-    pricing = Pricing(grid, LevelCosts(start), PRICE, np.zeros_like(start)[np.newaxis])
+    start = Grid(STEP).nearest(rows)
+    pricing = priced(start)
     levels, expected = start.copy(), start.copy()
-    sweep((rows - STEP * levels) @ moments, moments, pricing, levels, 0)
-    for row in range(len(rows)):
-        for column in np.argsort(-np.diag(moments), kind="stable"):
-            slope = (rows[row] - STEP * expected[row]) @ moments[:, [column]]
-            place = 0, np.array([row]), np.array([column])
-            expected[row, column] = best_levels(slope, moments[column, column], pricing, expected[place[1:]], place)[0]
+    every = 0, slice(None)
+
+    def slopes(of: Integers) -> Doubles:
+        return np.asarray(
+            (rows - np.stack([pricing.values(own, (*every, at)) for at, own in enumerate(of.T)], axis=1)) @ moments
+        )
+
+    sweep(slopes(levels), moments, pricing, levels, 0)
+    for column in np.argsort(-np.diag(moments), kind="stable"):
+        place = *every, int(column)
+        slope = slopes(expected)[:, column]
+        expected[:, column] = best_levels(slope, moments[column, column], pricing, expected[:, column], place)
     np.testing.assert_array_equal(levels, expected)
     # Rows that change more than once in a block are what looking at blocks could get wrong.
     assert ((levels != start).sum(axis=1) > 3).any()

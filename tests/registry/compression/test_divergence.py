@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from model_registry.compression.divergence import (
+    are_comparable,
     divergences,
+    log_probabilities,
     mean_divergence,
     on_shared_classes,
     telling_temperature,
     total_divergence,
+    total_divergences,
 )
 
 
@@ -74,9 +78,23 @@ def test_networks_with_more_classes_are_compared_on_those_that_both_have() -> No
     np.testing.assert_array_equal(few, more[:, :4])
     assert same is fewer
     assert other[0] is fewer
-    chances = np.exp(more) / np.exp(more).sum(axis=1, keepdims=True)
-    [cut], _ = on_shared_classes([chances], [chances[:, :4]])
-    np.testing.assert_allclose(cut.sum(axis=1), 1, atol=1e-6)
+    # A picture of a class that only one of them knows, of which the shared ones have nothing to tell.
+    more[0, 5] = 200.0
+    chances = np.exp(log_probabilities(more)).astype(np.float32)
+    assert chances[0, :4].sum() == 0
+    logits, probabilities = (total_divergences(*on_shared_classes([own], [fewer]))[1:] for own in (more, chances))
+    np.testing.assert_allclose(probabilities, logits, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "comparable"),
+    [((5, 7), (5, 4), True), ((5,), (5,), True), ((5,), (5, 3), False), ((5, 2, 4), (5, 3, 4), False), ((5, 7), (5, 1), False)],
+    ids=["more classes", "numbers", "a number and classes", "maps of other sizes", "a single class"],
+)
+def test_only_choices_may_have_another_size(one: tuple[int, ...], other: tuple[int, ...], comparable: bool) -> None:
+    answers = [np.zeros(shape, np.float32) for shape in (one, other)]
+    assert are_comparable(answers[:1], answers[1:]) is comparable
+    assert not are_comparable(answers[:1], [*answers[1:], *answers[1:]])
 
 
 def test_all_outputs_count() -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import count
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
+from model_registry.compression import revision
 from model_registry.compression.calibration import Calibrated, energy
 from model_registry.compression.quantization import grid_tensor, on_base
 from model_registry.compression.revision import revise_bias, revise_layer
@@ -18,6 +20,7 @@ from tests.registry.compression.test_compensation import correlated, moments
 Floats = npt.NDArray[np.float32]
 OUTPUTS, INPUTS = 24, 40
 LAYER = LinearLayer("w", "b", "x")
+SWEEP = revision._sweep
 CALIBRATED = Calibrated(LAYER, moments(correlated(INPUTS)), 1.0)
 
 
@@ -65,6 +68,20 @@ def test_fewer_changes_deliver_more_than_the_nearest_levels_of_the_base(base: En
     assert np.count_nonzero(tensor.values != base.values) <= np.count_nonzero(nearest.values != base.values)
     assert damage(weight, bias, tensor, owed) < damage(weight, bias, nearest, biases())
     assert damage(weight, bias, tensor, owed) < 0.2 * damage(weight, bias, base, biases())
+
+
+@pytest.mark.parametrize("base", [codebook(), grid()], ids=["codebook", "grid"])
+def test_a_layer_that_rests_is_left_alone(base: EncodedTensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Going over it again would find nothing."""
+    weight, bias, sweeps = trained(base, 0.02), biases().dequantize(), count()
+    monkeypatch.setattr(revision, "_sweep", lambda *given: (next(sweeps), SWEEP(*given))[1])
+    rested, owed = revise(weight, bias, base, price=3e-4)
+    few = next(sweeps)
+    monkeypatch.setattr(revision, "REST", -1.0)
+    swept, owed_then = revise(weight, bias, base, price=3e-4)
+    assert few < next(sweeps) - few - 1
+    assert rested.same_as(swept)
+    assert owed.same_as(owed_then)
 
 
 def test_weights_that_move_alike_move_the_codebook_instead_of_indices() -> None:

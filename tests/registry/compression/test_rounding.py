@@ -41,7 +41,19 @@ def test_an_update_that_does_less_than_its_layers_is_not_in_concert() -> None:
     assert coherence_of(1.0, CALIBRATION, moved("one"), BASE) == 1
 
 
-def test_layers_that_the_base_does_not_have_or_has_in_another_size_do_not_count() -> None:
+def resized(levels: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """The levels where both overlap, and something else beyond."""
+    shared = tuple(slice(0, min(sides)) for sides in zip(levels.shape, shape, strict=True))
+    laid = np.full(shape, 7)
+    laid[shared] = levels[shared]
+    return laid
+
+
+def test_layers_that_the_base_does_not_have_do_not_count_and_those_of_another_size_where_both_overlap() -> None:
     other = {key: tensor for key, tensor in BASE.items() if not key.startswith("two")}
-    other["one"] = grid_tensor("one", np.zeros((OUTPUTS, INPUTS + 1)), 1.0)
-    assert coherence_of(1.0, CALIBRATION, moved("one"), other) == 1
+    weights = {**moved("one"), "two.b": moved("two")["two.b"]}
+    assert coherence_of(3 * 2.0 * OUTPUTS, CALIBRATION, weights, other) == pytest.approx(3)
+    for outputs, energy in ((OUTPUTS - 1, OUTPUTS - 1), (OUTPUTS + 1, OUTPUTS)):
+        other["one"] = grid_tensor("one", resized(BASE["one"].values, (outputs, INPUTS)), 0.5)
+        other["one.b"] = grid_tensor("one.b", resized(BASE["one.b"].values, (outputs,)), 0.25)
+        assert coherence_of(3 * 2.0 * energy, CALIBRATION, weights, other) == pytest.approx(3)

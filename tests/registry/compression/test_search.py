@@ -103,6 +103,20 @@ def test_more_is_kept_in_reserve_where_a_network_is_sure_of_its_pictures() -> No
     assert sure < undecided < 0.05
 
 
+def test_what_is_reserved_is_not_lost(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    network = read_network(foreign_onnx(tmp_path / "network.onnx", classes=40), SIXTEEN)
+    base, new = pipeline.compress(network, Setting()), retrained(network, 0.2)
+
+    def lost(share: float) -> tuple[float, int]:
+        monkeypatch.setattr(search, "reserved", lambda max_lost, _: share * max_lost)
+        found = search.calibrate(new, folder, base=base, progress=quiet)
+        return found.content.manifest.lineage.recipe["lost"], found.bytes
+
+    (most, small), (least, large) = lost(1.0), lost(0.02)
+    assert least < most
+    assert large > small
+
+
 def test_an_update_that_no_answer_shows_is_delivered_all_the_same(tmp_path: Path, folder: Path) -> None:
     """Where answers are certain before and after, only the telling temperature tells."""
     network = read_network(foreign_onnx(tmp_path / "network.onnx", classes=40), SIXTEEN)
@@ -237,6 +251,21 @@ def test_where_classes_are_added_the_update_is_delivered_and_its_loss_told_of_th
     assert recipe["lost"] == pytest.approx(
         mean_divergence(wanted, shipped) / mean_divergence(wanted[:, :390], before), abs=1e-3
     )
+
+
+def test_what_the_base_errs_on_rows_that_stayed_is_not_mended_where_a_class_is_added(tmp_path: Path, folder: Path) -> None:
+    before, after = (read_network(foreign_onnx(tmp_path / f"{n}.onnx", classes=n), SIXTEEN) for n in (40, 44))
+    head = list(before.weights)[-2:]
+    new = {name: np.concatenate([before.weights[name], after.weights[name][..., 40:]], axis=-1) for name in head}
+    grown = replace(after, weights={**before.weights, **new})
+    base = search.calibrate(before, folder, base=None, progress=quiet).content
+    found = search.calibrate(grown, folder, base=base, progress=quiet)
+    recipe = found.content.manifest.lineage.recipe
+    # Of the update, which is nothing but what the base errs, all may be missing.
+    assert recipe["lost"] - recipe["noise"] <= LOST_LIMIT
+    assert recipe["noise"] > 0.5
+    known = {tensor.name: tensor for tensor in base.tensors}
+    assert [t.name for t in found.content.tensors if t.shape != known[t.name].shape or not t.same_as(known[t.name])] == head
 
 
 def test_a_base_whose_classes_stand_in_another_order_is_no_measure_of_loss(
