@@ -138,12 +138,15 @@ def _delivering(network: SourceNetwork, base: Content, told: _Told, max_lost: fl
     if REPAIRS * found.bytes > len(encode_full(base)) and len(kept) == 1:
         kept.append(compress(network, _setting_like(like, told.calibration)))
         found = smallest()
-    everyone = told.everyone
+    return _told_of(found, base, told.everyone, kept, like)
+
+
+def _told_of(found: Search, base: Content, everyone: Everyone, kept: Sequence[Content], like: dict[str, Any]) -> Search:
+    """With what is lost on all pictures in the recipe, instead of the loss that was worked out from weights."""
     missing, whole, noise = everyone.divergences(found.content), everyone.divergences(base), _noise(everyone, kept)
     shares = _shares(missing, whole)
     error = standard_error(everyone.each(found.content)[PLAIN], everyone.each(base)[PLAIN])
     outcome = {
-        # Instead of the loss that was worked out from weights.
         "lost": round(float(shares[TELLING]), 4),
         "noise": round(float(min(noise[TELLING], missing[TELLING]) / whole[TELLING]), 4),
         "like": like,
