@@ -53,9 +53,12 @@ def divergences(reference: Floats, found: Floats, *, temperature: float = 1.0) -
 
 
 def are_comparable(reference: Sequence[Floats], found: Sequence[Floats]) -> bool:
-    """Whether these answers to the same pictures are alike, though maybe choices among more or fewer classes."""
+    """Whether these answers to the same pictures are alike, though maybe logits of more or fewer classes.
+
+    Parts of probabilities tell nothing of a picture whose class the other network does not know.
+    """
     return len(reference) == len(found) and all(
-        expected.shape == own.shape or (expected.ndim == own.ndim == 2 and min(expected.shape[1], own.shape[1]) > 1)
+        expected.shape == own.shape or (_are_logits(expected) and _are_logits(own))
         for expected, own in zip(reference, found, strict=True)
     )
 
@@ -63,15 +66,8 @@ def are_comparable(reference: Sequence[Floats], found: Sequence[Floats]) -> bool
 def on_shared_classes(reference: Sequence[Floats], found: Sequence[Floats]) -> tuple[list[Floats], list[Floats]]:
     """Comparable answers of networks of which one has more classes, cut to those of the other, which are the first."""
     sides = [min(expected.shape[-1], own.shape[-1]) for expected, own in zip(reference, found, strict=True)]
-    reference, found = ([_cut(own, side) for own, side in zip(answers, sides, strict=True)] for answers in (reference, found))
+    reference, found = ([own[..., :side] for own, side in zip(answers, sides, strict=True)] for answers in (reference, found))
     return reference, found
-
-
-def _cut(answers: Floats, side: int) -> Floats:
-    """The first ``side`` classes; a part of probabilities is told as logits, because it is none itself."""
-    if side == answers.shape[-1]:
-        return answers
-    return _logits(answers)[:, :side]
 
 
 def telling_temperature(reference: Sequence[Floats]) -> float:
@@ -85,13 +81,9 @@ def telling_temperature(reference: Sequence[Floats]) -> float:
 
 def log_probabilities(answers: Floats, *, temperature: float = 1.0) -> npt.NDArray[np.float64]:
     """Logarithms of the probabilities that ``answers`` (pictures, classes) are, or are the logits of."""
-    logits = _logits(answers) / temperature
+    logits = (np.log(np.maximum(answers, TINY)) if _are_probabilities(answers) else answers) / temperature
     shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
     return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)))
-
-
-def _logits(answers: Floats) -> Floats:
-    return np.log(np.maximum(answers, TINY)) if _are_probabilities(answers) else answers
 
 
 def _is_choice(answers: Floats) -> bool:
@@ -99,6 +91,10 @@ def _is_choice(answers: Floats) -> bool:
     if answers.ndim != 2 or answers.shape[1] < 2:
         return False
     return _are_probabilities(answers) or bool((answers < 0).any() or (answers > 1).any())
+
+
+def _are_logits(answers: Floats) -> bool:
+    return _is_choice(answers) and not _are_probabilities(answers)
 
 
 def _are_probabilities(answers: Floats) -> bool:

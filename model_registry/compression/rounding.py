@@ -125,7 +125,7 @@ def _divergence(calibrated: Calibrated, weights: Mapping[str, Floats], base: Map
 
 
 def _step(weights: Mapping[str, Floats], base: Mapping[str, EncodedTensor], name: str) -> Doubles | None:
-    """The way from the base where both overlap, zero elsewhere: rows that are new add nothing to answers that were there."""
+    """The way from the base where both overlap, zero elsewhere."""
     before, after = base.get(name), weights[name]
     if before is None or len(before.shape) != after.ndim:
         return None

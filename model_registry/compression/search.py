@@ -71,9 +71,9 @@ def calibrate(
     that judged as well once its price is known, which only brings it nearer. With one: the delta that loses at most the share
     ``max_lost`` of the update, and is expected to lose less on these pictures (``reserved``), so that it holds elsewhere. It is
     counted above the *noise*: what the base's encoding of untouched tensors costs. Where that takes a tenth of a full artifact,
-    because a coarse base errs more than the update brings, or where a tensor has another shape, noise is what compressing the
-    new network like the base's line loses anyway. Of classes that the base does not have nothing is in the update, and what is
-    missing counts. Where the base answers another question (other input, classes in another order), the bound is 0.01 nats.
+    because a coarse base errs more than the update brings, noise is what compressing the new network like the base's line loses
+    anyway. Of classes that the base does not have nothing is in the update, and what is missing counts. Where the base answers
+    another question (other input, classes in another order, other classes told in probabilities), the bound is 0.01 nats.
     Raises ManifestRefused without preprocessing, MalformedArtifact without pictures, ModelUnusable when answers are no numbers.
     """
     shown, parts = _Shown(progress), Parted.of(pictures(folder))
@@ -116,10 +116,8 @@ def _delivering(network: SourceNetwork, base: Content, told: _Told, max_lost: fl
     coherence = coherence_of(update, told.calibration, network.weights, before)
     trials = Trials(network, base, settings_row(told.calibration, coherence), progress)
     like = _like(base)
-    # What no delta is asked to mend. Of a tensor that grew nobody knows which of its rows are as they were.
+    # What no delta is asked to mend.
     kept = [_kept(network, base)]
-    if _resized(network, base):
-        kept.append(compress(network, _setting_like(like, told.calibration)))
 
     def lost(judges: Judges | Everyone, content: Content) -> Doubles:
         update, noise = judges.divergences(base), _noise(judges, kept)
@@ -135,7 +133,7 @@ def _delivering(network: SourceNetwork, base: Content, told: _Told, max_lost: fl
         return _smallest(trials, partial(lost, told.judges), partial(lost, told.everyone), bound, max_lost)
 
     found = smallest()
-    if REPAIRS * found.bytes > len(encode_full(base)) and len(kept) == 1:
+    if REPAIRS * found.bytes > len(encode_full(base)):
         kept.append(compress(network, _setting_like(like, told.calibration)))
         found = smallest()
     return _told_of(found, base, told.everyone, kept, like)
@@ -256,17 +254,14 @@ def _setting_like(like: dict[str, Any], measured: Calibration) -> AnySetting:
 
 
 def _asks_the_same(base: Content, network: SourceNetwork) -> bool:
-    """Whether both take the same pictures, and no class that both have has another place."""
+    """Whether both take the same pictures, and classes that both have stand at the same places, as far as labels tell."""
     if (base.manifest.inputs, base.manifest.preprocessing) != (network.manifest.inputs, network.manifest.preprocessing):
         return False
     before, now = base.manifest.labels, network.manifest.labels
-    kept = set(now)
-    return all(now[at : at + 1] == (label,) for at, label in enumerate(before) if label in kept)
-
-
-def _resized(network: SourceNetwork, base: Content) -> bool:
-    """Whether a tensor has another shape than the base's of its name."""
-    return any(network.weights[tensor.name].shape != tensor.shape for tensor in base.tensors if tensor.name in network.weights)
+    if len(before) == len(now):
+        # Others may be better names.
+        return before == now or sorted(before) != sorted(now)
+    return all(old == new for old, new in zip(before, now, strict=False))
 
 
 def _calibrated_on_all(network: SourceNetwork, found: Search, measured: Calibration, judges: Sequence[Path]) -> Search:
