@@ -32,7 +32,8 @@ def sweep(slopes: Doubles, moments: Doubles, pricing: Pricing, levels: Integers,
     for start in range(0, size, BLOCK):
         columns = order[start : start + BLOCK]
         moved = _settled(slopes[:, columns], moments[np.ix_(columns, columns)], pricing, levels, (group, columns))
-        slopes -= moved @ moments[columns]
+        if moved.any():
+            slopes -= moved @ moments[columns]
 
 
 def _settled(

@@ -44,7 +44,11 @@ class Judges:
 
     def can_compare(self, content: Content) -> bool:
         """Whether a network that takes the same pictures tells the same of them, though maybe of more or fewer classes."""
-        return are_comparable(self._reference, self._answers(content))
+        answers = self._answers(content)
+        comparable = are_comparable(self._reference, answers)
+        if comparable:
+            self._known[content.sha256] = self._apart(answers)
+        return comparable
 
     def each(self, content: Content) -> Doubles:
         """Divergences from the float network in nats, (2, pictures): ``PLAIN`` and ``TELLING``.
@@ -52,14 +56,16 @@ class Judges:
         A network with other classes is compared on those that both have.
         """
         if content.sha256 not in self._known:
-            pair = on_shared_classes(self._reference, self._answers(content))
-            found = [total_divergences(*pair, temperature=t) for t in (1.0, self.temperature)]
-            self._known[content.sha256] = np.stack(found)
+            self._known[content.sha256] = self._apart(self._answers(content))
         return self._known[content.sha256]
 
     def divergences(self, content: Content) -> Doubles:
         """The same, mean over the pictures: (2)."""
         return np.asarray(self.each(content).mean(axis=1))
+
+    def _apart(self, answers: tuple[Floats, ...]) -> Doubles:
+        pair = on_shared_classes(self._reference, answers)
+        return np.stack([total_divergences(*pair, temperature=t) for t in (1.0, self.temperature)])
 
     def _answers(self, content: Content) -> tuple[Floats, ...]:
         name = picture_input(content.manifest)

@@ -39,6 +39,7 @@ from model_registry.compression.goals import Choice, Goal
 from model_registry.compression.lattices import Codebook, Grid, Integers
 from model_registry.compression.offsets import RowOffsets
 from model_registry.compression.quantization import LARGEST_LEVEL, MAX_ENTRIES, Floats, grid_tensor
+from model_registry.contract.codecs.prediction import overlap
 from model_registry.contract.codecs.sections import Sink
 from model_registry.contract.codecs.tensor_coding import encode_tensor
 from model_registry.contract.entropy import COST_UNIT
@@ -238,9 +239,9 @@ def _moved(book: Codebook, levels: Integers, rows: Doubles) -> Codebook:
 
 def _overlap(weights: Floats, shape: tuple[int, ...]) -> Doubles:
     """The base's weights laid over the new shape; what it does not have, or what is no number, is zero there."""
-    overlap = tuple(slice(0, min(old, new)) for old, new in zip(weights.shape, shape, strict=True))
+    shared = overlap(weights.shape, shape)
     laid: Doubles = np.zeros(shape)
-    laid[overlap] = weights[overlap]
+    laid[shared] = weights[shared]
     return np.where(np.isfinite(laid), laid, 0)
 
 

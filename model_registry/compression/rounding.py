@@ -18,6 +18,7 @@ from model_registry.compression.compensation import round_layer
 from model_registry.compression.propagation import Aim, Propagation
 from model_registry.compression.quantization import Floats, grid_tensor, on_grid
 from model_registry.compression.revision import revise_bias, revise_layer
+from model_registry.contract.codecs.prediction import overlap
 from model_registry.contract.tensors import EncodedTensor
 
 Doubles = npt.NDArray[np.floating[Any]]
@@ -129,7 +130,7 @@ def _step(weights: Mapping[str, Floats], base: Mapping[str, EncodedTensor], name
     before, after = base.get(name), weights[name]
     if before is None or len(before.shape) != after.ndim:
         return None
-    shared = tuple(slice(0, min(sides)) for sides in zip(before.shape, after.shape, strict=True))
+    shared = overlap(before.shape, after.shape)
     step: Doubles = np.zeros(after.shape)
     step[shared] = after[shared].astype(np.float64) - before.dequantize()[shared]
     return step

@@ -52,7 +52,7 @@ MAX_DIVERGENCE = 0.01
 # Elsewhere 0.3 to 1.05 times as much of an update was lost as on the pictures that judge; as levels alone, up to 1.65 times.
 # That is no guarantee: the noise of a base may hang on a dozen pictures, which are others there.
 MARGIN = 0.95
-# Of a network that is sure of its pictures it was 1.0 to 1.8 times: where answers that are nearly certain turn, what is lost
+# Of a network that is sure of its pictures it was up to 1.8 times: where answers that are nearly certain turn, what is lost
 # grows faster than where they are undecided. It is sure where it takes more than this temperature to make it undecided.
 MARGIN_OF_SURE, SURE = 0.5, 2.0
 # An update of which nothing at all may be missing is still divided by something.
@@ -115,9 +115,8 @@ def _delivering(network: SourceNetwork, base: Content, told: _Told, max_lost: fl
     update = float(told.judges.divergences(base)[PLAIN])
     coherence = coherence_of(update, told.calibration, network.weights, before)
     trials = Trials(network, base, settings_row(told.calibration, coherence), progress)
-    like = _like(base)
     # What no delta is asked to mend.
-    kept = [_kept(network, base)]
+    kept, like = [_kept(network, base)], _like(base)
 
     def lost(judges: Judges | Everyone, content: Content) -> Doubles:
         update, noise = judges.divergences(base), _noise(judges, kept)

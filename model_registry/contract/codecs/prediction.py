@@ -254,13 +254,18 @@ def _every_value(old: EncodedTensor) -> Array:
     return np.minimum(every, old.scale.size - 1) if old.encoding is Encoding.CODEBOOK else every.view(np.int8)
 
 
+def overlap(one: tuple[int, ...], other: tuple[int, ...]) -> tuple[slice, ...]:
+    """Where two shapes of one rank overlap."""
+    return tuple(slice(0, min(sides)) for sides in zip(one, other, strict=True))
+
+
 def _laid(values: Array, shape: tuple[int, ...]) -> tuple[Array, npt.NDArray[np.bool_] | None]:
     """The base's values in the new shape, flat, and where they are known (None: everywhere)."""
     if values.shape == shape:
         return values.ravel(), None
-    overlap = tuple(slice(0, min(a, b)) for a, b in zip(values.shape, shape, strict=True))
+    shared = overlap(values.shape, shape)
     aligned, known = np.zeros(shape, values.dtype), np.zeros(shape, np.bool_)
-    aligned[overlap], known[overlap] = values[overlap], True
+    aligned[shared], known[shared] = values[shared], True
     return aligned.ravel(), known.ravel()
 
 

@@ -264,6 +264,11 @@ def test_a_base_whose_classes_stand_in_another_order_is_no_measure_of_loss(
     found = search.calibrate(labelled(("bend", "stop", "yield", "tram")), folder, base=base, progress=quiet)
     [taken] = [p for p in found.points if p.bytes == found.bytes]
     assert taken.damage <= search.MAX_DIVERGENCE
+    delta = make_delta(base, found.content, Codec.MODEL)
+    assert apply_delta(base, delta.data).sha256 == found.content.sha256
+    assert len(delta.data) == taken.bytes
+    # What is told is of the weights then, and not of biases, which move to make up for them.
+    assert 0 <= found.content.manifest.lineage.recipe["lost"] < 2
     assert "like" not in found.content.manifest.lineage.recipe
     more = search.calibrate(labelled(("stop", "yield", "bend", "tram")), folder, base=base, progress=quiet)
     assert "like" in more.content.manifest.lineage.recipe
