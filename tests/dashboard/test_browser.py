@@ -7,9 +7,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any
 from urllib.parse import urlsplit
+from urllib.request import urlopen
 
 import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Page, Request, expect, sync_playwright
@@ -351,6 +354,55 @@ def test_the_keyboard_reaches_everything_and_shows_where_it_is(chromium: Browser
             if page.evaluate("() => document.activeElement === document.body"):
                 break
         assert {"Skip to the content", "Deltafleet", "Fleet", "As a table", "All 32", "Failed 2"} <= reached
+
+
+@contextmanager
+def arriving_slowly(url: str, rest: Event) -> Iterator[str]:
+    """The registry through a line that stops in the middle of a page, in its last table, until ``rest`` is set."""
+
+    class Line(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            if self.path.startswith("/dashboard/events"):
+                self.send_error(204)
+                return
+            with urlopen(url + self.path) as answer:
+                body, kind = answer.read(), answer.headers["content-type"]
+            held = body.rfind(b"</tr>") if kind.startswith("text/html") else len(body)
+            self.send_response(200)
+            self.send_header("content-type", kind)
+            self.end_headers()
+            self.wfile.write(body[:held])
+            if body[held:]:
+                rest.wait(WAIT_MS / 1000)
+                self.wfile.write(body[held:])
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Line) as server:
+        Thread(target=server.serve_forever).start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            rest.set()
+            server.shutdown()
+
+
+PAINTS = """() => new Promise((done) => setTimeout(() => done([
+    document.querySelectorAll("tr").length > 0, document.getElementById("end") !== null,
+    performance.getEntriesByType("paint").length > 0]), 500))"""
+
+
+@pytest.mark.parametrize("path", KINDS)
+def test_a_page_is_painted_when_all_of_it_has_arrived(chromium: Browser, served: Served, path: str) -> None:
+    rest = Event()
+    with arriving_slowly(served.url, rest) as url, chromium.new_context() as context:
+        page = context.new_page()
+        page.goto(url + path, wait_until="commit")
+        assert page.evaluate(PAINTS) == [True, False, False]
+        rest.set()
+        expect(page.locator("#end")).to_be_visible()
+        assert page.evaluate(PAINTS) == [True, True, True]
 
 
 @pytest.mark.parametrize("path", KINDS)
