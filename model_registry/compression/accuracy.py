@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 
 import numpy as np
 import numpy.typing as npt
@@ -39,24 +38,13 @@ def within_drop(
 
     Raises ManifestRefused without preprocessing, ModelUnusable for answers that are no numbers, or a label without an answer.
     """
-    preprocessing = preprocessing_of(network)
-    logits, labels = labelled_logits(content_engine(network.exact()), preprocessing, samples)
-    before = Answers.of(finite(logits), labels)
+    asked = _Asked(network, samples)
 
-    @cache
-    def answer(content: Content) -> Floats:
-        return labelled_logits(content_engine(content), preprocessing, samples)[0]
+    def calibrated(half: int) -> Calibration:
+        return asked.calibrated_on(half, lambda share, step: progress((half + share) / (2 * HALVES), step))
 
-    def answers(content: Content) -> Answers:
-        return Answers.of(answer(content), labels)
-
-    def measured(half: int) -> Calibration:
-        paths = spread([sample.path for sample in samples[half::HALVES]], MAX_PICTURES // HALVES)
-        return calibrated_on(network, paths, lambda share, step: progress((half + share) / (2 * HALVES), step))
-
-    halves = [measured(half) for half in range(min(HALVES, len(samples)))]
+    halves = [calibrated(half) for half in range(min(HALVES, len(samples)))]
     row = settings_row(joined(halves))
-
     told: dict[int, Point] = {}
 
     def promises(number: int) -> bool:
@@ -65,23 +53,55 @@ def within_drop(
         name, setting = list(row.items())[number]
         ways = [replace(setting, calibration=half) for half in halves] if isinstance(setting, Compensated) else [setting]
         made = [compress(network, way, base=base) for way in ways]
-        first = np.arange(labels.size) % HALVES == 0
-        unseen = answers(made[-1]).where(first, answers(made[0]))
-        fall, chance = before.fall_to(unseen)
+        unseen = asked.unseen(made[0], made[-1])
+        fall, chance = asked.before.fall_to(unseen)
         size = max(travelling(content, base) for content in made)
-        told[number] = Point(f"{name}, halves", size, before.lost_in(unseen), fall)
+        told[number] = Point(f"{name}, halves", size, asked.before.lost_in(unseen), fall)
         # No setting does no harm at all: less than one of the pictures, give or take what chance does, is none.
-        return fall <= max(max_drop, 100 / labels.size + chance)
+        return fall <= max(max_drop, 100 / len(samples) + chance)
 
     def finish(content: Content) -> Content:
         """Few answers that turned by chance are no reason for a finer setting."""
         bias = list(halves[0].layers.values())[-1].layer.bias
-        allowed = max_drop / 100 * labels.size
-        return settle(content, bias, answer, exact=logits, labels=labels, allowed=allowed) if bias else content
+        allowed = max_drop / 100 * len(samples)
+        return settle(content, bias, asked.logits, exact=asked.exact, labels=asked.labels, allowed=allowed) if bias else content
 
     trials = Trials(network, base, row, lambda share, step: progress((1 + share) / 2, step), finish)
-    found = trials.smallest(lambda content: before.lost_in(answers(content)), max_drop, lambda _: halved(len(row), promises))
+    found = trials.smallest(asked.lost_in, max_drop, lambda _: halved(len(row), promises))
     return found.with_points(told.values())
+
+
+class _Asked:
+    """Labelled pictures that are shown to one content after the other, to each of them once."""
+
+    def __init__(self, network: SourceNetwork, samples: Sequence[Sample]) -> None:
+        self._network, self._samples, self._preprocessing = network, samples, preprocessing_of(network)
+        exact, self.labels = labelled_logits(content_engine(network.exact()), self._preprocessing, samples)
+        self.exact = finite(exact)
+        self.before = Answers.of(self.exact, self.labels)
+        self._known: dict[str, Floats] = {}
+
+    def calibrated_on(self, half: int, progress: Progress) -> Calibration:
+        """What the layers see on every second picture."""
+        paths = spread([sample.path for sample in self._samples[half::HALVES]], MAX_PICTURES // HALVES)
+        return calibrated_on(self._network, paths, progress)
+
+    def logits(self, content: Content) -> Floats:
+        if content.sha256 not in self._known:
+            self._known[content.sha256] = labelled_logits(content_engine(content), self._preprocessing, self._samples)[0]
+        return self._known[content.sha256]
+
+    def answers(self, content: Content) -> Answers:
+        return Answers.of(self.logits(content), self.labels)
+
+    def lost_in(self, content: Content) -> float:
+        """Points of accuracy."""
+        return self.before.lost_in(self.answers(content))
+
+    def unseen(self, first: Content, second: Content) -> Answers:
+        """To all pictures, when the contents were calibrated on the first and on the second half."""
+        are_first = np.arange(self.labels.size) % HALVES == 0
+        return self.answers(second).where(are_first, self.answers(first))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
