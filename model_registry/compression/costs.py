@@ -163,7 +163,7 @@ class Pricing:
     offsets: Offsets | None = None
 
     def values(self, levels: Integers, place: Place) -> Doubles:
-        """The weights of levels (..., and as ``place`` yields) at ``place``."""
+        """The weights that ``levels`` stand for at ``place``, with what the rows add."""
         values = self.lattice.values(levels)
         return values if self.offsets is None else self.offsets.at(place).added(values)
 
