@@ -91,17 +91,17 @@ class _Asked:
             self._known[content.sha256] = labelled_logits(content_engine(content), self._preprocessing, self._samples)[0]
         return self._known[content.sha256]
 
-    def answers(self, content: Content) -> Answers:
+    def _answers(self, content: Content) -> Answers:
         return Answers.of(self.logits(content), self.labels)
 
     def lost_in(self, content: Content) -> float:
         """Points of accuracy."""
-        return self.before.lost_in(self.answers(content))
+        return self.before.lost_in(self._answers(content))
 
     def unseen(self, first: Content, second: Content) -> Answers:
         """To all pictures, when the contents were calibrated on the first and on the second half."""
         are_first = np.arange(self.labels.size) % HALVES == 0
-        return self.answers(second).where(are_first, self.answers(first))
+        return self._answers(second).where(are_first, self._answers(first))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

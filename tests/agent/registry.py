@@ -21,7 +21,7 @@ from model_registry.trust.keys import Keyring, verify_envelope
 from model_registry.trust.roots import Repository, root_chain
 from model_registry.trust.signing import utc_now
 from tests.agent.models import FAMILY, HARDWARE
-from tests.agent.web import Answer, Request, http_server, ranged
+from tests.web import Answer, Request, http_server, ranged
 
 TOKEN = "token-1"
 

@@ -11,7 +11,7 @@ from model_registry.deltas import make_delta
 from tests.agent.models import make_content
 from tests.agent.registry import FakeRegistry
 from tests.agent.vehicles import Vehicle
-from tests.agent.web import Answer, Request
+from tests.web import Answer, Request
 
 
 @pytest.fixture

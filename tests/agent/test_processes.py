@@ -21,7 +21,7 @@ from model_registry.contract.messages import DeploymentState
 from tests.agent.models import FAMILY, LABELS, make_content, picture
 from tests.agent.registry import TOKEN, FakeRegistry
 from tests.agent.vehicles import Daemon, UnixConnection, Vehicle, eventually
-from tests.agent.web import Answer, Request
+from tests.web import Answer, Request
 
 
 def test_the_installed_model_answers_before_any_network(registry: FakeRegistry, vehicle: Vehicle, v1: Content) -> None:

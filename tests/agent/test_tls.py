@@ -18,7 +18,7 @@ from cryptography.x509.oid import NameOID
 from client_agent.pace import PaceLimits
 from client_agent.transport import HttpTransport, TlsSettings
 from model_registry.contract.errors import Unreachable
-from tests.agent.web import Answer, http_server
+from tests.web import Answer, http_server
 
 QUICK = PaceLimits(connect_s=2, gap_s=2, total_s=5)
 NOW = datetime.datetime.now(datetime.UTC)

@@ -12,7 +12,7 @@ import pytest
 from client_agent.pace import PaceLimits
 from client_agent.transport import HttpStatus, HttpTransport, TlsSettings
 from model_registry.contract.errors import LimitExceeded, Unreachable
-from tests.agent.web import Answer, Request, http_server, ranged, raw_server
+from tests.web import Answer, Request, http_server, ranged, raw_server
 
 QUICK = PaceLimits(connect_s=1, gap_s=0.4, total_s=1.5, window_s=0.4, min_bytes_per_s=100)
 DATA = bytes(range(256)) * 1024

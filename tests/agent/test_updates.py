@@ -19,7 +19,7 @@ from model_registry.contract.messages import DeploymentState, VehicleReport
 from tests.agent.models import make_content
 from tests.agent.registry import FakeRegistry
 from tests.agent.vehicles import Vehicle
-from tests.agent.web import Answer, Request
+from tests.web import Answer, Request
 
 
 @pytest.fixture

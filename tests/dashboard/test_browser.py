@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Event, Thread
+from threading import Event
 from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import urlopen
@@ -23,6 +22,8 @@ from tests.dashboard.browser import CHROMIUM, FLAGS
 from tests.dashboard.host import Served, serving
 from tests.dashboard.seed import S, Seeder, digest
 from tests.services import require_programs
+from tests.web import Answer, http_server
+from tests.web import Request as WebRequest
 
 pytestmark = pytest.mark.browser
 KINDS = ("/dashboard", "/dashboard/rollouts/3", "/dashboard/families/signs")
@@ -356,36 +357,19 @@ def test_the_keyboard_reaches_everything_and_shows_where_it_is(chromium: Browser
         assert {"Skip to the content", "Deltafleet", "Fleet", "As a table", "All 32", "Failed 2"} <= reached
 
 
-@contextmanager
-def arriving_slowly(url: str, rest: Event) -> Iterator[str]:
+def arriving_slowly(url: str, rest: Event) -> Callable[[WebRequest], Answer]:
     """The registry through a line that stops in the middle of a page, in its last table, until ``rest`` is set."""
 
-    class Line(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            if self.path.startswith("/dashboard/events"):
-                self.send_error(204)
-                return
-            with urlopen(url + self.path) as answer:
-                body, kind = answer.read(), answer.headers["content-type"]
-            held = body.rfind(b"</tr>") if kind.startswith("text/html") else len(body)
-            self.send_response(200)
-            self.send_header("content-type", kind)
-            self.end_headers()
-            self.wfile.write(body[:held])
-            if body[held:]:
-                rest.wait(WAIT_MS / 1000)
-                self.wfile.write(body[held:])
+    def answer(request: WebRequest) -> Answer:
+        if request.path.startswith("/dashboard/events"):
+            return Answer(204)
+        with urlopen(url + request.path, timeout=WAIT_MS / 1000) as found:
+            body, headers = found.read(), {"Content-Type": found.headers["content-type"]}
+        if b"</tr>" not in body:
+            return Answer(body=body, headers=headers)
+        return Answer(body=body, headers=headers, cut_after=body.rindex(b"</tr>"), rest=rest)
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Line) as server:
-        Thread(target=server.serve_forever).start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}"
-        finally:
-            rest.set()
-            server.shutdown()
+    return answer
 
 
 PAINTS_AFTER_A_WHILE = """() => new Promise((done) =>
@@ -397,7 +381,7 @@ FIRST_PAINT = """() => new Promise((done) =>
 @pytest.mark.parametrize("path", KINDS)
 def test_a_page_is_painted_when_all_of_it_has_arrived(chromium: Browser, served: Served, path: str) -> None:
     rest = Event()
-    with arriving_slowly(served.url, rest) as url, chromium.new_context() as context:
+    with http_server(arriving_slowly(served.url, rest)) as url, chromium.new_context() as context:
         context.set_default_timeout(WAIT_MS)
         page = context.new_page()
         page.goto(url + path, wait_until="commit")

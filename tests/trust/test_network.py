@@ -17,8 +17,8 @@ from client_agent.repositories import MAX_METADATA_BYTES, MAX_TARGETS_BYTES
 from client_agent.transport import HttpStatus, HttpTransport, TlsSettings
 from model_registry.contract.errors import Refusal, Unreachable, Untrusted
 from model_registry.trust.keys import Role
-from tests.agent.web import Answer, Request, http_server, raw_server
 from tests.trust.world import V1, V2, Attacker, FakeTransport, Fault, Registry, Vehicle, delta, via
+from tests.web import Answer, Request, http_server, raw_server
 
 QUICK = PaceLimits(connect_s=1, gap_s=0.4, total_s=1.5, window_s=0.4, min_bytes_per_s=1000)
 # A first resolution: root, timestamp, snapshot and targets of both repositories, and the family's role.

@@ -21,12 +21,13 @@ class Request:
 
 @dataclass(frozen=True)
 class Answer:
-    """``cut_after``: send only so many body bytes of the announced ones, then hang up."""
+    """``cut_after``: send only so many body bytes of the announced ones, then hang up, or wait for ``rest`` and go on."""
 
     status: int = 200
     body: bytes = b""
     headers: dict[str, str] = field(default_factory=dict)
     cut_after: int | None = None
+    rest: threading.Event | None = None
 
 
 class Server(ThreadingHTTPServer):
@@ -53,7 +54,10 @@ def http_server(answer: Callable[[Request], Answer], *, tls: ssl.SSLContext | No
                 self.send_header(name, value)
             self.end_headers()
             self.wfile.write(reply.body[: reply.cut_after])
-            if reply.cut_after is not None:
+            if reply.rest is not None:
+                reply.rest.wait(self.timeout)
+                self.wfile.write(reply.body[reply.cut_after :])
+            elif reply.cut_after is not None:
                 self.close_connection = True
 
         do_POST = do_GET  # noqa: N815
