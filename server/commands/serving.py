@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 import signal
 import socket
-import threading
 from contextlib import suppress
 from ipaddress import ip_address
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Annotated
 
 import typer
@@ -100,13 +100,14 @@ def worker(data: Data = None) -> None:
     settings.scratch_directory.mkdir(parents=True, exist_ok=True)
     registry = build(settings)
     publish_metadata(registry)
-    stopping = threading.Event()
+    # Not an Event: a handler that runs while the main thread is about to wait for it would wait for the main thread.
+    ends: SimpleQueue[int] = SimpleQueue()
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stopping.set())
+        signal.signal(number, lambda number, _: ends.put(number))
     running = Worker(registry)
     running.start()
     logging.getLogger(__name__).info("the worker runs")
-    stopping.wait()
+    ends.get()
     running.stop()
     registry.close()
 
