@@ -30,7 +30,7 @@ class VerifiedTarget:
 
 
 class DeltaUnknown(Untrusted):
-    """Signed metadata does not name the delta. The registry may have retired it since the check-in that offered it."""
+    """Signed metadata does not name the delta, or a content on the way. Both may be retired since the check-in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,12 +102,14 @@ def check_fit(full: FullTarget, *, hardware_id: str, counter_floor: int) -> None
 
 
 def passed_content(path: str, file: TargetFile | None, target: VerifiedTarget) -> FullTarget:
-    """A content on the way to the target: one that its family's release key signed, whatever its counter. Raises Untrusted.
+    """A content on the way to the target: one that its family's release key signed, whatever its counter.
+
+    Raises DeltaUnknown, Untrusted.
 
     It is held in memory, never kept, and never answers; so neither its age nor its hardware matters.
     """
     if file is None:
-        raise Untrusted(f"the way leads over {path!r}, which the image repository does not know")
+        raise DeltaUnknown(f"the way leads over {path!r}, which the image repository does not know")
     full = described(file)
     if full.family != target.full.family:
         raise Untrusted(f"the way leads over {path!r}, a model of another family")

@@ -48,6 +48,16 @@ class VersionState(StrEnum):
     FAILED = "failed"
 
 
+class Listing(StrEnum):
+    """Whether signed metadata names a published version. ``leaving``: no wave opens with it any more; ``unlisted``: metadata
+    has forgotten it, until somebody is to run it again.
+    """
+
+    LISTED = "listed"
+    LEAVING = "leaving"
+    UNLISTED = "unlisted"
+
+
 class DeltaState(StrEnum):
     """``dropped``: it was made and is not smaller than the full artifact. ``retiring``: it is offered to nobody any more;
     ``retired``: signed metadata no longer names it either, and its file goes after a while.
@@ -191,6 +201,7 @@ class Version(Table):
         _digest("given_sha256"),
         _digest("lost_base_sha256"),
         CheckConstraint("lost >= 0", name="lost_not_negative"),
+        _one_of("listing", Listing),
     )
     id: Mapped[int] = mapped_column(Integer, primary_key=True)
     family: Mapped[str] = mapped_column(ForeignKey("families.name"))
@@ -214,6 +225,7 @@ class Version(Table):
     lost: Mapped[float | None]
     lost_base_sha256: Mapped[str | None] = mapped_column(String(64))
     lossless: Mapped[bool | None]
+    listing: Mapped[str | None] = mapped_column(String(16))
 
 
 class Delta(Table):

@@ -77,6 +77,7 @@ class Worker:
         while not self._stopping.wait(settings.rollout_tick_s):
             self._survive(lambda: tick_rollouts(self._registry))
             self._survive(lambda: retiring.withdraw(self._registry))
+            self._survive(lambda: retiring.name_again(self._registry))
             if time.monotonic() >= next_round:
                 next_round = time.monotonic() + settings.refresh_interval_s
                 self._survive(lambda: refresh_metadata(self._registry))

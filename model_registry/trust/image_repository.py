@@ -105,7 +105,7 @@ class ImageRepository:
     def add_full(self, target: FullTarget, *, sha256: str, length: int) -> None:
         """Sign a full artifact of ``length`` bytes. A new family is delegated on the way, which takes the targets key.
 
-        Raises TargetRefused (a version has one artifact for ever), KeyringRefused, Untrusted.
+        Raises TargetRefused (its name stands for another artifact), KeyringRefused, Untrusted.
         """
         edition = self._current()
         self._delegate(edition, target.family)
@@ -120,20 +120,23 @@ class ImageRepository:
             self._add(edition, delta_role(target.family), target_file(target, sha256, length))
         self._publish(edition)
 
-    def retire_deltas(self, paths: Iterable[str]) -> None:
-        """Take deltas' names out of the metadata, in one edition, so that vehicles no longer pay for reading them.
+    def retire(self, paths: Iterable[str]) -> None:
+        """Take artifacts' names out of the metadata, in one edition, so that vehicles no longer pay for reading them.
 
-        A name that is absent already is fine. Raises TargetRefused, KeyringRefused, Untrusted.
+        A name that is absent already is fine. A retired version may be added again; that it stands for the same artifact as
+        before is for the caller to know. Raises TargetRefused, KeyringRefused, Untrusted.
         """
         edition = self._current()
         for path in paths:
-            match = re.fullmatch(rf"deltas/({NAME.pattern})/[^/]+", path)
-            if match is None:
-                raise TargetRefused(f"{path!r} is not the name of a delta")
-            role = self._role(edition, delta_role(match[1]))
-            if role is not None and role.targets.pop(path, None) is not None:
-                edition.changed.add(delta_role(match[1]))
+            role = _role_of(path)
+            signed = self._role(edition, role)
+            if signed is not None and signed.targets.pop(path, None) is not None:
+                edition.changed.add(role)
         self._publish(edition)
+
+    def can_sign_versions(self) -> bool:
+        """Whether the release key is at hand, without which no full artifact is named and none retired."""
+        return self._keyring.can_sign(Role.FAMILY)
 
     def refresh(self) -> Refreshed:
         """Sign again what has lost half of its life or carries signatures of former keys. Call it every hour or so."""
@@ -286,6 +289,14 @@ def target_file(target: FullTarget | DeltaTarget, sha256: str, length: int) -> T
     except Untrusted as exc:
         raise TargetRefused(f"{target.path}: {exc.message}") from exc
     return TargetFile(length, {"sha256": sha256}, target.path, {"custom": custom})
+
+
+def _role_of(path: str) -> str:
+    """The delegated role that signs an artifact of this name. Raises TargetRefused."""
+    match = re.fullmatch(rf"(models|deltas)/({NAME.pattern})/[^/]+", path)
+    if match is None:
+        raise TargetRefused(f"{path!r} is not the name of an artifact")
+    return family_role(match[2]) if match[1] == "models" else delta_role(match[2])
 
 
 def _signing_role(role: str) -> Role:

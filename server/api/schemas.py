@@ -96,7 +96,7 @@ class VersionAnswer(Answer):
     """One release. ``deltas`` are those that vehicles can take.
 
     ``lost``: the share of the update that is not delivered to the content ``lost_base_sha256``, or to one that is not published
-    here. ``lossless``: every weight is exact.
+    here. ``lossless``: every weight is exact. ``listed``: signed metadata names it, which a rollout sees to.
     """
 
     family: str
@@ -112,6 +112,7 @@ class VersionAnswer(Answer):
     lost: float | None
     lost_base_sha256: str | None
     lossless: bool | None
+    listed: bool
     deltas: list[DeltaAnswer]
     deltas_in_the_making: int
     error: ErrorAnswer | None
@@ -120,7 +121,10 @@ class VersionAnswer(Answer):
 
 
 class NodeAnswer(Answer):
-    """A published release in the delta graph; ``bytes`` of its full artifact. ``lost`` was measured from ``lost_base``."""
+    """A published release in the delta graph; ``bytes`` of its full artifact. ``lost`` was measured from ``lost_base``.
+
+    ``listed``: signed metadata names it; a release that nobody is to run is signed again as soon as a rollout brings it.
+    """
 
     version: str
     content_sha256: str
@@ -129,6 +133,7 @@ class NodeAnswer(Answer):
     vehicles: int
     lost: float | None
     lost_base: str | None
+    listed: bool
 
 
 class EdgeAnswer(Answer):
@@ -171,7 +176,10 @@ class RetiredAnswer(UnneededAnswer):
 
 
 class GraphAnswer(Answer):
-    """A family's delta graph, with the cheapest ways to ``target``; ``metadata_bytes``: what the deltas' entries come to."""
+    """A family's delta graph, with the cheapest ways to ``target``.
+
+    ``metadata_bytes``: what its deltas and releases come to in the signed metadata that every vehicle reads.
+    """
 
     family: str
     target: str | None

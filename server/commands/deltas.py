@@ -106,5 +106,5 @@ def _plan_lines(found: dict[str, Any]) -> list[str]:
         *table(rows, "FROM", "VEHICLES", "WAY", "BYTES"),
         *[f"to make: {base} to {found['target']}" for base in found["to_make"]],
         *[f"to retire: {row['base']} to {row['version']} ({row['because']})" for row in found["to_retire"]],
-        f"the deltas' entries in signed metadata: {found['metadata_bytes']:,} bytes",
+        f"deltas and releases in signed metadata: {found['metadata_bytes']:,} bytes",
     ]

@@ -1,18 +1,23 @@
-"""What a worker does by the clock to be rid of deltas: choose those that nobody needs, unsign them, remove their files.
+"""What a worker does by the clock so that signed metadata names what vehicles need and no more: every vehicle reads all of it.
+
+Deltas that nobody needs: chosen, unsigned, their files removed. Versions that nobody is to look up: chosen and unsigned; their
+files stay, and they are signed again when somebody is to run them after all.
 
 Every step may be repeated and be taken by several workers at once. A delta is offered to nobody before signed metadata forgets
 it, and its file stays for a while after that, for vehicles in the middle of a download. Until the last step it may be asked for
-again: its row then says so, and the steps here pass it over.
+again: its row then says so, and the steps here pass it over. A wave does not open before signed metadata names its version.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import timedelta
 
+from model_registry.contract.targets import full_path
 from server.bootstrap import Registry
-from server.repositories import artifacts
-from server.services import deltas, publishing
-from server.tables import DeltaState
+from server.repositories import artifacts, listings
+from server.services import deltas, deployments, publishing
+from server.tables import Delta, DeltaState, Family, Listing, Version
 
 FAMILIES_AT_ONCE = 1000
 FILES_AT_ONCE = 100
@@ -29,22 +34,58 @@ def retire_unneeded(registry: Registry) -> None:
             # Chosen anew under the family's lock: a vehicle or a release may have come in between.
             with registry.database.writing() as session:
                 deltas.retire_unneeded(session, family, bounds=registry.bounds, now=registry.clock())
+        if registry.image_repository.can_sign_versions():
+            _let_versions_go(registry, family)
+
+
+def _let_versions_go(registry: Registry, family: str) -> None:
+    with registry.database.reading() as session:
+        if not listings.unneeded(session, family):
+            return
+    with registry.database.writing() as session:
+        artifacts.hold_family(session, family)
+        for version in listings.unneeded(session, family):
+            version.listing = Listing.LEAVING
 
 
 def withdraw(registry: Registry) -> None:
     """Take what is being retired out of signed metadata, all in one edition."""
-    with registry.database.reading() as session:
-        if not artifacts.retiring(session):
-            return
+    if not any(_retiring(registry)):
+        return
     with registry.database.signing():
-        with registry.database.reading() as session:
-            rows = artifacts.retiring(session)
-        registry.image_repository.retire_deltas(deltas.delta_name(base.family, base, version) for _, base, version in rows)
+        rows, versions = _retiring(registry)
+        names = [deltas.delta_name(base.family, base, version) for _, base, version in rows]
+        registry.image_repository.retire([*names, *(full_path(version.family, version.version) for version in versions)])
         with registry.database.writing() as session:
             for delta, _, _ in rows:
                 row = artifacts.delta_by_id(session, delta.id)
                 if row.state == DeltaState.RETIRING:
                     row.state = DeltaState.RETIRED
+            for version in versions:
+                artifacts.version_by_id(session, version.id).listing = Listing.UNLISTED
+
+
+def _retiring(registry: Registry) -> tuple[Sequence[tuple[Delta, Version, Version]], Sequence[Version]]:
+    """Deltas with base and result, and the versions whose key is here."""
+    with registry.database.reading() as session:
+        versions = listings.leaving(session) if registry.image_repository.can_sign_versions() else []
+        return artifacts.retiring(session), versions
+
+
+def name_again(registry: Registry) -> None:
+    """Sign versions that left and that somebody is to run after all. Raises KeyringRefused where the release key is not."""
+    with registry.database.reading() as session:
+        if not listings.missing(session):
+            return
+    with registry.database.signing():
+        with registry.database.reading() as session:
+            rows = [(version, session.get_one(Family, version.family)) for version in listings.missing(session)]
+        for version, family in rows:
+            signed = deployments.signed_version(version, family)
+            registry.image_repository.add_full(signed.target, sha256=signed.sha256, length=signed.length)
+        with registry.database.writing() as session:
+            for version, _ in rows:
+                artifacts.version_by_id(session, version.id).listing = Listing.LISTED
 
 
 def remove_files(registry: Registry) -> None:

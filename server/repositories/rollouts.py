@@ -14,6 +14,8 @@ from model_registry.contract.messages import BytesReceived, DeploymentState
 from server.tables import Counterfactual, Deployment, Rollout, RolloutMinute, RolloutState, Vehicle, Version, Wave, WaveState
 
 FINAL = tuple(state.value for state in DeploymentState if state.final)
+# What brings its version to vehicles, now or as soon as an operator says so.
+UNFINISHED = (RolloutState.DRAFT, RolloutState.RUNNING, RolloutState.PAUSED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,8 +138,7 @@ def waiting_vehicles(rollout_id: int | None = None, wave: int | None = None) -> 
 
 def unfinished_targets(session: Session, family: str) -> Sequence[Version]:
     """Versions that vehicles of the family are asked to run, or may be as soon as an operator says so."""
-    unfinished = (RolloutState.DRAFT, RolloutState.RUNNING, RolloutState.PAUSED)
-    asked_for = select(Rollout.version_id).where(Rollout.family == family, Rollout.state.in_(unfinished))
+    asked_for = select(Rollout.version_id).where(Rollout.family == family, Rollout.state.in_(UNFINISHED))
     return session.scalars(select(Version).where(Version.id.in_(asked_for)).order_by(Version.id)).all()
 
 

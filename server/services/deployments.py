@@ -18,7 +18,7 @@ from server.repositories import artifacts, fleet, rollouts
 from server.repositories.rollouts import ActiveDeployment
 from server.services import deltas
 from server.services.planning import DEFAULT_BOUNDS, Bounds
-from server.tables import Deployment, Family, RolloutState, Vehicle, Version, WaveState
+from server.tables import Deployment, Family, Listing, RolloutState, Vehicle, Version, WaveState
 
 MAX_DEPLOYMENT_ID = 2**31 - 1
 
@@ -55,16 +55,18 @@ def assignment(session: Session, vehicle: Vehicle, bounds: Bounds = DEFAULT_BOUN
 
 
 def signed_target(session: Session, vehicle: Vehicle) -> SignedTarget | None:
-    """What the director vouches for: what the vehicle is asked to run, else the published version that it runs."""
+    """What the director vouches for: what the vehicle is asked to run, else what it runs while signed metadata names that."""
     active = rollouts.active_deployment(session, vehicle.id)
     if active is not None and is_offered(active):
-        return _signed(session, active.version)
+        return signed_version(active.version, session.get_one(Family, active.version.family))
     running = artifacts.version_by_content(session, vehicle.installed_sha256)
-    return _signed(session, running) if running is not None and running.family == vehicle.family else None
+    if running is None or running.family != vehicle.family or running.listing != Listing.LISTED:
+        return None
+    return signed_version(running, session.get_one(Family, running.family))
 
 
-def _signed(session: Session, version: Version) -> SignedTarget:
-    family = session.get_one(Family, version.family)
+def signed_version(version: Version, family: Family) -> SignedTarget:
+    """A published version as both repositories sign it."""
     target = full_target(version, family, _known(version.content_sha256), version.content_bytes or 0)
     return SignedTarget(version.id, target, _known(version.full_sha256), version.full_bytes or 0)
 

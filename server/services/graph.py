@@ -11,13 +11,16 @@ from sqlalchemy.orm import Session
 from server.errors import NotFound
 from server.repositories import artifacts, rollouts
 from server.services import deltas
-from server.services.planning import ENTRY_BYTES, Bounds, Way
-from server.tables import Delta, DeltaState, RolloutState, Version
+from server.services.planning import DELTA_ENTRY_BYTES, FULL_ENTRY_BYTES, Bounds, Way
+from server.tables import Delta, DeltaState, Listing, RolloutState, Version
 
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A published release; ``vehicles`` run it. ``lost`` was measured from the release ``lost_base``."""
+    """A published release; ``vehicles`` run it. ``lost`` was measured from the release ``lost_base``.
+
+    ``listed``: signed metadata names it.
+    """
 
     version: str
     content_sha256: str
@@ -26,6 +29,7 @@ class Node:
     vehicles: int
     lost: float | None
     lost_base: str | None
+    listed: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +64,7 @@ class Graph:
     """``target``: the version that a rollout brings now, else the newest; None before the first is published.
 
     ``to_make``: bases that a release of the target now would get deltas from and that have none; ``to_retire``: deltas (base,
-    version, why) that nobody needs. ``entry_bytes``: what the deltas' entries in signed metadata come to.
+    version, why) that nobody needs. ``entry_bytes``: what deltas and versions come to in signed metadata.
     """
 
     family: str
@@ -71,6 +75,11 @@ class Graph:
     to_make: tuple[str, ...]
     to_retire: tuple[tuple[str, str, str], ...]
     entry_bytes: int
+
+    @property
+    def listed(self) -> tuple[Node, ...]:
+        """Those that signed metadata names."""
+        return tuple(node for node in self.nodes if node.listed)
 
     @property
     def deltas(self) -> tuple[GraphEdge, ...]:
@@ -103,7 +112,8 @@ def of_family(session: Session, family: str, *, bounds: Bounds, delta_bases: int
         to_retire=tuple(
             (base.version, version.version, unneeded[delta.id]) for delta, base, version in rows if delta.id in unneeded
         ),
-        entry_bytes=ENTRY_BYTES * sum(delta.state in (DeltaState.PUBLISHED, DeltaState.RETIRING) for delta, _, _ in rows),
+        entry_bytes=DELTA_ENTRY_BYTES * sum(delta.state in (DeltaState.PUBLISHED, DeltaState.RETIRING) for delta, _, _ in rows)
+        + FULL_ENTRY_BYTES * sum(version.listing != Listing.UNLISTED for version in versions),
     )
 
 
@@ -142,6 +152,7 @@ def _node(version: Version, running: Mapping[str | None, int], numbers: Mapping[
         vehicles=running.get(version.content_sha256, 0),
         lost=0.0 if version.lossless else version.lost,
         lost_base=numbers.get(version.lost_base_sha256) if version.lost_base_sha256 else None,
+        listed=version.listing == Listing.LISTED,
     )
 
 

@@ -20,8 +20,9 @@ from dataclasses import dataclass, field
 
 from server.tables import RetiredBecause
 
-# One delta's entry in its role's metadata, measured with 64-digit digests and a family's name of some letters.
-ENTRY_BYTES = 400
+# One artifact's entry in its role's metadata, measured with 64-digit digests and a family's name of some letters.
+DELTA_ENTRY_BYTES = 400
+FULL_ENTRY_BYTES = 350
 FULL = "full"
 # Content bytes rebuilt per second, a fifth of what one core of a server does; a child process starts once for the whole way.
 REBUILD_BYTES_PER_S: Mapping[str, float] = {FULL: 5e6, "model": 2.5e6, "bsdiff4": 5e6, "zstd": 40e6}
@@ -41,7 +42,7 @@ class Edge:
 
     @property
     def cost_bytes(self) -> int:
-        return self.size_bytes + (0 if self.base is None else ENTRY_BYTES)
+        return self.size_bytes + (0 if self.base is None else DELTA_ENTRY_BYTES)
 
     @property
     def held_bytes(self) -> int:
@@ -167,7 +168,7 @@ def deltas_to_build(
     for base in by_vehicles:
         chain = cheapest_way(base, previous, deltas, leaps)
         saves_at_most = min(chain.cost_bytes, full_bytes) if chain else full_bytes
-        if vehicles[base] * saves_at_most > fleet * ENTRY_BYTES:
+        if vehicles[base] * saves_at_most > fleet * DELTA_ENTRY_BYTES:
             chosen.append(base)
     return chosen[:limit]
 

@@ -22,7 +22,7 @@ from server.errors import Conflict, InvalidRequest, NotFound
 from server.repositories import artifacts, jobs
 from server.services import deltas
 from server.services.planning import DEFAULT_BOUNDS, Bounds
-from server.tables import Counterfactual, Family, JobKind, Upload, Version, VersionState
+from server.tables import Counterfactual, Family, JobKind, Listing, Upload, Version, VersionState
 
 # What an upload's kind is read from.
 HEAD_BYTES = 64
@@ -152,7 +152,7 @@ def publish(
     """Enter what was made and signed, and ask for the deltas that the fleet needs."""
     version.content_sha256, version.content_bytes = made.content_sha256, made.content_bytes
     version.full_sha256, version.full_bytes, version.float32_bytes = made.full_sha256, made.full_bytes, made.float32_bytes
-    version.state, version.published_at = VersionState.PUBLISHED, now
+    version.state, version.published_at, version.listing = VersionState.PUBLISHED, now, Listing.LISTED
     version.given_sha256, version.lossless, version.lost = made.given_sha256, made.lossless, made.lost
     base = artifacts.known_content(session, version.family, made.lost_base_sha256) if made.lost_base_sha256 else None
     version.lost_base_sha256 = base.content_sha256 if base else None

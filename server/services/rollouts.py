@@ -97,7 +97,11 @@ class WaveView:
 
 @dataclass(frozen=True, slots=True)
 class RolloutView:
-    """A rollout as decisions see it. ``deltas_in_the_making``: opening a wave now would send full artifacts instead."""
+    """A rollout as decisions see it.
+
+    ``deltas_in_the_making``: opening a wave now would send full artifacts instead. ``is_listed``: signed metadata names the
+    version; vehicles would refuse it otherwise.
+    """
 
     state: RolloutState
     success_threshold_percent: float
@@ -105,6 +109,7 @@ class RolloutView:
     min_executed: int
     waves: tuple[WaveView, ...]
     deltas_in_the_making: bool = False
+    is_listed: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +157,7 @@ def decide(rollout: RolloutView) -> Decision:
         if wave.state is WaveState.OPEN:
             return CloseWave(wave.ordinal) if _has_done_its_part(wave, rollout) else Wait()
         if wave.state is WaveState.SCHEDULED:
-            return Wait() if rollout.deltas_in_the_making else OpenWave(wave.ordinal)
+            return OpenWave(wave.ordinal) if rollout.is_listed and not rollout.deltas_in_the_making else Wait()
     return Finish() if all(w.counts.final == w.counts.total for w in rollout.waves) else Wait()
 
 

@@ -26,7 +26,7 @@ from server.services.rollouts import (
     decide,
     next_state,
 )
-from server.tables import Deployment, Rollout, RolloutState, Vehicle, Version, VersionState, Wave, WaveState
+from server.tables import Deployment, Listing, Rollout, RolloutState, Vehicle, Version, VersionState, Wave, WaveState
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +189,7 @@ def view(session: Session, rollout: Rollout) -> RolloutView:
             for wave in rollouts.waves(session, rollout.id)
         ),
         deltas_in_the_making=artifacts.deltas_in_the_making(session, rollout.version_id) > 0,
+        is_listed=artifacts.version_by_id(session, rollout.version_id).listing == Listing.LISTED,
     )
 
 

@@ -142,7 +142,7 @@ def test_a_chain_that_was_retired_after_the_check_in_is_asked_for_again(
 ) -> None:
     """Between the check-in and the download a cheaper delta takes the chain's place."""
     direct = registry.publish_delta("1.0.0", "2.1.0")
-    registry.image.retire_deltas([hops[0].delta_path])
+    registry.image.retire([hops[0].delta_path])
     updating.check()
     assert runs(updating) == "1.0.0"
     registry.assign("car-1", "2.1.0", "d2", hops=[direct])
@@ -153,7 +153,7 @@ def test_a_chain_that_was_retired_after_the_check_in_is_asked_for_again(
 
 
 def test_a_chain_that_stays_unknown_costs_the_full_artifact(registry: FakeRegistry, updating: Vehicle, hops: list[Hop]) -> None:
-    registry.image.retire_deltas([hops[1].delta_path])
+    registry.image.retire([hops[1].delta_path])
     updating.check()
     updating.check()
     assert "does not know the delta" in (by_full(registry, updating) or "")
@@ -166,7 +166,7 @@ def test_what_was_being_fetched_when_it_was_retired_is_fetched_to_its_end(
 
     def retire(request: Request) -> Answer | None:
         if request.path.endswith(name):
-            registry.image.retire_deltas([hop.delta_path for hop in hops])
+            registry.image.retire([hop.delta_path for hop in hops])
         return None
 
     registry.fault = retire

@@ -160,6 +160,32 @@ def test_a_vehicle_four_releases_behind_comes_by_the_chain_and_its_bytes_are_on_
         assert registry.ask("GET", "vehicles/car-1")["installed"]["version"] == "5.0.0"
 
 
+@pytest.mark.timeout(280)
+def test_a_version_that_left_signed_metadata_is_rolled_out_again(tmp_path: Path, v1: Content) -> None:
+    with real_registry(tmp_path, DELTAFLEET_REFRESH_INTERVAL_S="0.5") as registry:
+        registry.publish(v1)
+        first = registry.enrol(Vehicle(tmp_path / "car-1", None)).configure(probation_s=0.0)
+        with first.daemon() as daemon:
+            registry.wait_for_rollout(registry.roll_out("1.0.0"))
+            registry.publish(make_content("2.0.0", change=lambda w: w * 1.5))
+            registry.wait_for_rollout(registry.roll_out("2.0.0"))
+            eventually(lambda: listed(registry) == {"2.0.0"}, "the version that nobody is to run has left", 60)
+            assert daemon.version() == "2.0.0"
+            assert daemon.terminate() == 0
+        second = registry.enrol(Vehicle(tmp_path / "car-2", None, vehicle_id="car-2")).configure(probation_s=0.0)
+        with second.daemon() as daemon:
+            registry.wait_for_rollout(registry.roll_out("1.0.0"))
+            assert daemon.version() == "1.0.0"
+            assert daemon.terminate() == 0
+        assert registry.ask("GET", "vehicles/car-1")["installed"]["version"] == "2.0.0"
+
+
+def listed(registry: RealRegistry) -> set[str]:
+    """Versions that signed metadata names."""
+    versions = registry.ask("GET", f"families/{FAMILY}/versions")["items"]
+    return {version["version"] for version in versions if version["listed"]}
+
+
 def deltas(registry: RealRegistry) -> list[dict[str, Any]]:
     """Those that vehicles can take."""
     edges = registry.ask("GET", f"families/{FAMILY}/graph")["edges"]

@@ -202,6 +202,7 @@ BAD_ROWS: dict[str, Callable[[], Table]] = {
     "delta retired on a whim": lambda: delta(state="retired", retired_at=NOW, retired_because="whim"),
     "delta of half a digest": lambda: delta(sha256="abc"),
     "given content's digest cut": lambda: version(given_sha256="abc"),
+    "unknown listing": lambda: version(listing="perhaps"),
     "lost base's digest cut": lambda: version(lost_base_sha256="abc"),
     "less than nothing lost": lambda: version(lost=-0.1),
     "delta of no version": lambda: delta(base_id=77),

@@ -14,7 +14,7 @@ from server.bootstrap import Registry, utc_now
 from server.database import Database
 from server.repositories import artifacts, rollouts
 from server.services import deltas, deployments, graph, publishing
-from server.services.planning import DEFAULT_BOUNDS, ENTRY_BYTES
+from server.services.planning import DEFAULT_BOUNDS, DELTA_ENTRY_BYTES, FULL_ENTRY_BYTES
 from server.services.publishing import Compressed
 from server.tables import Delta, DeltaState, Deployment, Vehicle, Version, VersionState
 from tests.server.fleet import FAMILY, add_version, digest, enrolled, installed
@@ -193,7 +193,7 @@ class TestGraph:
     def test_it_shows_what_would_be_made_and_what_entries_cost(self, found: graph.Graph) -> None:
         assert found.to_make == ("1.0.0",), "what four vehicles save pays for an entry that eleven read"
         assert found.to_retire == ()
-        assert found.entry_bytes == 5 * ENTRY_BYTES
+        assert found.entry_bytes == 5 * DELTA_ENTRY_BYTES + 5 * FULL_ENTRY_BYTES
 
     def test_it_shows_what_would_be_retired(self, releases: Releases) -> None:
         releases.chain()

@@ -8,7 +8,7 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.services.planning import ENTRY_BYTES, Bounds, Edge, Way, cheapest_way, deltas_to_build, unneeded_deltas
+from server.services.planning import DELTA_ENTRY_BYTES, Bounds, Edge, Way, cheapest_way, deltas_to_build, unneeded_deltas
 from server.tables import RetiredBecause
 
 WIDE = Bounds(hops=3, held_bytes=10**9, rebuild_s=60.0)
@@ -199,4 +199,4 @@ def test_an_entry_s_price_is_about_what_signed_metadata_shows() -> None:
     target = DeltaTarget("road-signs", "a" * 64, "b" * 64, 1_234_567)
     file = target_file(target, "c" * 64, 123_456)
     entry = len(json.dumps({target.path: file.to_dict()}, separators=(",", ":")))
-    assert abs(entry - ENTRY_BYTES) < 20
+    assert abs(entry - DELTA_ENTRY_BYTES) < 20

@@ -16,7 +16,7 @@ from server.errors import Conflict
 from server.jobs import retiring
 from server.repositories import artifacts, fleet
 from server.services import deltas, deployments, waves
-from server.services.planning import ENTRY_BYTES
+from server.services.planning import DELTA_ENTRY_BYTES
 from server.services.rollouts import RolloutEvent
 from server.tables import DeltaState, RetiredBecause, Vehicle
 from tests.server.fleet import FAMILY, digest
@@ -172,7 +172,7 @@ class TestGoing:
         assert len(self.names(signed)) == 1
         after = self.role_bytes(signed)
         assert after < 900
-        assert abs((before - after) / 35 - ENTRY_BYTES) < 20, (before, after)
+        assert abs((before - after) / 35 - DELTA_ENTRY_BYTES) < 20, (before, after)
         retiring.remove_files(signed)
         assert self.files(signed) == 36, "somebody may be in the middle of a download"
         clock.pass_s(signed.settings.retired_file_life_s + 1)
@@ -213,7 +213,7 @@ class TestGoing:
             assert row is not None
             deltas.retire(session, FAMILY, row, utc_now())
             base, version = (artifacts.version_by_id(session, number) for number in (row.base_id, row.version_id))
-        signed.image_repository.retire_deltas([deltas.delta_name(FAMILY, base, version)])
+        signed.image_repository.retire([deltas.delta_name(FAMILY, base, version)])
         retiring.withdraw(signed)
         with signed.database.reading() as session:
             after = artifacts.delta_between(session, FAMILY, "1.0.0", "1.8.0")

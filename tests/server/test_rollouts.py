@@ -119,6 +119,8 @@ SCHEDULED, OPEN, DONE = W.SCHEDULED, W.OPEN, W.DONE
         pytest.param(
             replace(running(wave(0, OPEN, ok=4)), deltas_in_the_making=True), CloseWave(0), id="deltas hold up only opening"
         ),
+        pytest.param(replace(running(wave(0, SCHEDULED)), is_listed=False), Wait(), id="signed metadata comes first"),
+        pytest.param(replace(running(wave(0, OPEN, ok=4)), is_listed=False), CloseWave(0), id="and holds up only opening"),
         pytest.param(replace(running(wave(0, SCHEDULED)), state=S.PAUSED), Wait(), id="paused"),
         pytest.param(replace(running(wave(0, SCHEDULED)), state=S.DRAFT), Wait(), id="not started"),
     ],

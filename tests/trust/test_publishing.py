@@ -50,7 +50,7 @@ def test_doing_it_again_writes_nothing(registry: Registry) -> None:
     registry.image.initialize()
     registry.publish(V1)
     registry.publish_delta(delta(artifact("0.9.0", 1), V1))
-    registry.image.retire_deltas(["deltas/signs/0000-1111.dfd", "deltas/unheard-of/0000-1111.dfd"])
+    registry.image.retire(["deltas/signs/0000-1111.dfd", "deltas/unheard-of/0000-1111.dfd"])
     registry.image.add_deltas([])
     assert registry.image.refresh().signed == ()
     assert registry.store.files == before
@@ -88,10 +88,10 @@ def test_an_artifact_without_digest_or_bytes_is_not_signed(registry: Registry, s
         registry.image.add_full(V2.target, sha256=sha256, length=length)
 
 
-@pytest.mark.parametrize("path", ["models/signs/1.0.0.dfm", "deltas/../x.dfd", "deltas/signs/a/b.dfd", ""])
-def test_only_a_delta_is_retired(registry: Registry, path: str) -> None:
+@pytest.mark.parametrize("path", ["roots/signs/1.0.0.dfm", "deltas/../x.dfd", "models/signs/a/b.dfm", "models/signs/", ""])
+def test_only_an_artifact_is_retired(registry: Registry, path: str) -> None:
     with pytest.raises(TargetRefused):
-        registry.image.retire_deltas([path])
+        registry.image.retire([path])
 
 
 def test_a_retired_delta_is_gone_for_vehicles(registry: Registry, vehicle: Vehicle) -> None:
@@ -101,11 +101,41 @@ def test_a_retired_delta_is_gone_for_vehicles(registry: Registry, vehicle: Vehic
     repositories = vehicle.boot()
     repositories.resolve(counter_floor=0)
     assert repositories.chain(hops, base_sha256=base.target.content_sha256)[0].path == path
-    registry.image.retire_deltas([path])
+    registry.image.retire([path])
     repositories = vehicle.boot()
     repositories.resolve(counter_floor=0)
     with pytest.raises(DeltaUnknown):
         repositories.chain(hops, base_sha256=base.target.content_sha256)
+
+
+def test_a_retired_version_is_gone_for_vehicles_until_it_is_added_again(registry: Registry, vehicle: Vehicle) -> None:
+    registry.publish(V2)
+    registry.image.retire([V1.target.path])
+    with pytest.raises(Untrusted, match="does not know"):
+        vehicle.boot().resolve(counter_floor=0)
+    registry.publish(V1)
+    found = vehicle.boot().resolve(counter_floor=0)
+    assert found is not None
+    assert found.full == V1.target
+
+
+def test_a_content_that_left_while_it_was_passed_is_asked_for_again(registry: Registry, vehicle: Vehicle) -> None:
+    """As a delta that left: not distrusted, which would cost a full artifact, but unknown for now."""
+    base = artifact("0.9.0", 1)
+    registry.publish(V2)
+    registry.publish_delta(delta(V1, V2))
+    registry.assign(V2)
+    registry.image.retire([V1.target.path])
+    repositories = vehicle.boot()
+    repositories.resolve(counter_floor=0)
+    with pytest.raises(DeltaUnknown, match=r"models/signs/1\.0\.0\.dfm"):
+        repositories.chain([*via(delta(base, V1).path, V1), *via(delta(V1, V2).path, V2)], base_sha256=digest("base"))
+
+
+def test_deltas_and_versions_leave_in_one_edition(registry: Registry) -> None:
+    before = int(registry.image_file("snapshot").partition(".")[0])
+    registry.image.retire([V1.target.path, delta(artifact("0.9.0", 1), V1).path])
+    assert int(registry.image_file("snapshot").partition(".")[0]) == before + 1
 
 
 def test_many_deltas_are_one_edition(registry: Registry) -> None:
