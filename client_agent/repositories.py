@@ -164,7 +164,8 @@ class TrustedRepositories:
         full = passed_content(hop.target_path, self._image.find(hop.target_path), target) if leads_on else target.full
         wanted = expected_delta(hop.delta_path, base_sha256=base_sha256, full=full)
         file = agreed_delta(self._image.find(wanted.path), wanted)
-        return VerifiedFile(wanted.path, target_url(self._targets_url, file), file.length, sha256_of(file), wanted)
+        url = target_url(self._targets_url, file)
+        return VerifiedFile(wanted.path, url, file.length, sha256_of(file), wanted, full.content_bytes)
 
 
 class _Repository:

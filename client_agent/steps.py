@@ -187,7 +187,7 @@ class Steps:
         chain, slots = _chain(self._chain), self._parts.slots
         base = slots.index.find(chain[0].delta.base_sha256)
         staging = self._parts.staging
-        coded = [Coded(staging.path(f.sha256), f.delta.content_sha256, f.delta.content_bytes) for f in chain]
+        coded = [Coded(staging.path(f.sha256), f.delta.content_sha256, f.content_bytes) for f in chain]
         try:
             if base is None:
                 raise ContentMismatch("the base of the delta is not installed")

@@ -35,9 +35,9 @@ class DeltaUnknown(Untrusted):
 
 @dataclass(frozen=True, slots=True)
 class VerifiedFile:
-    """A delta artifact whose result, if it is what the metadata says, is a content that the family's role has signed.
+    """A delta artifact whose result is to be a content that the family's role has signed.
 
-    ``length`` in bytes.
+    ``length`` of the artifact and ``content_bytes`` of its result, as they are signed.
     """
 
     path: str
@@ -45,6 +45,7 @@ class VerifiedFile:
     length: int
     sha256: str
     delta: DeltaTarget
+    content_bytes: int
 
 
 def reference_time(clock: datetime, last_trusted: datetime | None, built: datetime) -> datetime:
@@ -118,21 +119,20 @@ def passed_content(path: str, file: TargetFile | None, target: VerifiedTarget) -
 
 def expected_delta(path: str, *, base_sha256: str, full: FullTarget) -> DeltaTarget:
     """What the delta named ``path`` must be, to lead from the content ``base_sha256`` to that of ``full``. Raises Untrusted."""
-    wanted = DeltaTarget(full.family, base_sha256, full.content_sha256, full.content_bytes)
+    wanted = DeltaTarget(full.family, base_sha256, full.content_sha256)
     if wanted.path != path:
         raise Untrusted(f"{path!r} is not the name of a delta from the installed model or the one before it to {full.path}")
     return wanted
 
 
 def agreed_delta(file: TargetFile | None, wanted: DeltaTarget) -> TargetFile:
-    """The delta's signed entry, if it leads to exactly the content that the family's release key signed. Raises Untrusted.
+    """The delta's signed entry. Raises DeltaUnknown, Untrusted.
 
-    The delta's own key is online and may be stolen; nothing that it says counts beyond this agreement.
+    The delta's own key is online and may be stolen. Of what it says only length and digest count, for the download; what must
+    come out is what the family's release key signed.
     """
     if file is None:
         raise DeltaUnknown(f"the image repository does not know the delta {wanted.path}")
-    if DeltaTarget.from_custom(file.custom) != wanted:
-        raise Untrusted(f"the delta {wanted.path} leads elsewhere than its name says")
     sha256_of(file)
     return file
 
@@ -146,7 +146,7 @@ def check_saving(chain: Sequence[VerifiedFile], target: VerifiedTarget) -> None:
 
 def check_chain(chain: Sequence[VerifiedFile], *, base_bytes: int, max_held_bytes: int) -> None:
     """Refuse a chain with two neighbours above ``max_held_bytes`` together, as they are in memory. Raises LimitExceeded."""
-    sizes = [base_bytes, *(file.delta.content_bytes for file in chain)]
+    sizes = [base_bytes, *(file.content_bytes for file in chain)]
     held = max((one + two for one, two in pairwise(sizes)), default=0)
     if held > max_held_bytes:
         raise LimitExceeded(f"the deltas need {held} bytes of contents at once, {max_held_bytes} are allowed")

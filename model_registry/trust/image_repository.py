@@ -283,12 +283,21 @@ def target_file(target: FullTarget | DeltaTarget, sha256: str, length: int) -> T
     """The signed entry of an artifact of ``length`` bytes. Raises TargetRefused for fields that a vehicle would refuse."""
     if not SHA256.fullmatch(sha256) or length <= 0:
         raise TargetRefused(f"{target.path}: an artifact has a SHA-256 in lower-case hexadecimal and at least one byte")
+    return TargetFile(length, {"sha256": sha256}, target.path, _described(target))
+
+
+def _described(target: FullTarget | DeltaTarget) -> dict[str, Any]:
+    """What an entry has beyond length and hashes. Raises TargetRefused."""
+    if isinstance(target, DeltaTarget):
+        if not SHA256.fullmatch(target.base_sha256) or not SHA256.fullmatch(target.content_sha256):
+            raise TargetRefused(f"{target.path}: a delta leads from a SHA-256 in lower-case hexadecimal to another")
+        return {}
     custom = target.to_custom()
     try:
-        type(target).from_custom(custom)
+        FullTarget.from_custom(custom)
     except Untrusted as exc:
         raise TargetRefused(f"{target.path}: {exc.message}") from exc
-    return TargetFile(length, {"sha256": sha256}, target.path, {"custom": custom})
+    return {"custom": custom}
 
 
 def _role_of(path: str) -> str:

@@ -165,9 +165,9 @@ def _delta_ends(registry: Registry, job: Job) -> tuple[Delta, Version, Version]:
 
 
 def _sign_delta(registry: Registry, base: Version, version: Version, made: deltas.MadeDelta) -> None:
-    if base.content_sha256 is None or version.content_sha256 is None or version.content_bytes is None:
+    if base.content_sha256 is None or version.content_sha256 is None:
         raise JobFailed("a delta needs two published versions")
-    target = DeltaTarget(version.family, base.content_sha256, version.content_sha256, version.content_bytes)
+    target = DeltaTarget(version.family, base.content_sha256, version.content_sha256)
     with registry.database.signing():
         registry.image_repository.add_deltas([(target, made.sha256, made.size_bytes)])
 

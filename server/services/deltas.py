@@ -71,7 +71,7 @@ def hops(session: Session, vehicle: Vehicle, version: Version, bounds: Bounds) -
     versions = {leg.content_sha256: leg.version for leg in legs}
     return tuple(
         Hop(
-            DeltaTarget(version.family, edge.base or "", edge.content, edge.content_bytes).path,
+            DeltaTarget(version.family, edge.base or "", edge.content).path,
             full_path(version.family, versions[edge.content]),
         )
         for edge in way.edges
@@ -247,7 +247,7 @@ def _have_looked_at_again(session: Session, family: str, changed: Iterable[objec
 
 def delta_name(family: str, base: Version, version: Version) -> str:
     """A delta's name in signed metadata."""
-    return DeltaTarget(family, base.content_sha256 or "", version.content_sha256 or "", version.content_bytes or 0).path
+    return DeltaTarget(family, base.content_sha256 or "", version.content_sha256 or "").path
 
 
 def way_of(base: str | None, target: Version, legs: Iterable[artifacts.Leg], bounds: Bounds) -> Way | None:

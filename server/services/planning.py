@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from server.tables import RetiredBecause
 
 # One artifact's entry in its role's metadata, measured with 64-digit digests and a family's name of some letters.
-DELTA_ENTRY_BYTES = 400
+DELTA_ENTRY_BYTES = 160
 FULL_ENTRY_BYTES = 350
 FULL = "full"
 # Content bytes rebuilt per second, a fifth of what one core of a server does; a child process starts once for the whole way.

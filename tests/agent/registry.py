@@ -91,7 +91,7 @@ class FakeRegistry:
     def publish_delta(self, base: str, new: str, *, artifact: bytes | None = None) -> Hop:
         one, two = self.published[base].content, self.published[new].content
         data = artifact if artifact is not None else make_delta(one, two).data
-        target = DeltaTarget(FAMILY, one.sha256, two.sha256, len(two.data))
+        target = DeltaTarget(FAMILY, one.sha256, two.sha256)
         self.image.add_deltas([(target, hashlib.sha256(data).hexdigest(), len(data))])
         self._serve(target.path, data)
         return Hop(target.path, self.published[new].target.path)

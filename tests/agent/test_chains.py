@@ -106,6 +106,8 @@ def test_a_chain_over_a_content_that_was_not_signed_costs_the_full_artifact_and_
     hops = [registry.publish_delta("1.0.0", "2.0.0"), registry.publish_delta("2.0.0", "2.1.0")]
     registry.assign("car-1", "2.1.0", "d2", hops=[Hop(hops[0].delta_path, "models/signs/2.0.0.dfm"), hops[1]])
     vehicle.install(v1, 1).check()
+    assert runs(vehicle) == "1.0.0", "the registry is asked once more"
+    vehicle.check()
     assert "does not know" in (by_full(registry, vehicle) or "")
     assert not registry.fetched(".dfd")
 
@@ -142,7 +144,7 @@ def test_a_chain_that_was_retired_after_the_check_in_is_asked_for_again(
 ) -> None:
     """Between the check-in and the download a cheaper delta takes the chain's place."""
     direct = registry.publish_delta("1.0.0", "2.1.0")
-    registry.image.retire([hops[0].delta_path])
+    registry.image.retire([hops[0].delta_path, hops[0].target_path])
     updating.check()
     assert runs(updating) == "1.0.0"
     registry.assign("car-1", "2.1.0", "d2", hops=[direct])

@@ -9,7 +9,7 @@ from server.services.graph import Graph, GraphEdge, Journey, Node
 
 
 def node(version: str, vehicles: int = 0) -> Node:
-    return Node(version, "a" * 64, 1000, 400_000, vehicles, None, None)
+    return Node(version, "a" * 64, 1000, 400_000, vehicles, None, None, listed=True)
 
 
 def edge(

@@ -52,7 +52,7 @@ class Published(Releases):
     def signed_delta(self, base: str, number: str) -> None:
         self.delta(base, number)
         ends = (self.versions[base].content_sha256 or "", self.versions[number].content_sha256 or "")
-        self.registry.image_repository.add_deltas([(DeltaTarget(FAMILY, *ends, 5000), "d" * 64, 20_000)])
+        self.registry.image_repository.add_deltas([(DeltaTarget(FAMILY, *ends), "d" * 64, 20_000)])
 
     def draft(self, number: str) -> int:
         with self.database.writing() as session:

@@ -144,7 +144,7 @@ class TestGoing:
             releases.delta(base, number)
             registry.store.put(f"artifacts/{digest(text)}", text.encode(), sha256=digest(text), size_bytes=len(text))
             one, two = releases.versions[base], releases.versions[number]
-            name = DeltaTarget(FAMILY, one.content_sha256 or "", two.content_sha256 or "", 5000)
+            name = DeltaTarget(FAMILY, one.content_sha256 or "", two.content_sha256 or "")
             entries.append((name, digest(text), len(text)))
         registry.image_repository.add_deltas(entries)
         return replace(registry, clock=clock)

@@ -140,9 +140,7 @@ def test_deltas_and_versions_leave_in_one_edition(registry: Registry) -> None:
 
 def test_many_deltas_are_one_edition(registry: Registry) -> None:
     before = int(registry.image_file("snapshot").partition(".")[0])
-    deltas = [
-        (DeltaTarget(FAMILY, digest(f"{n}"), V1.target.content_sha256, 700_000), digest(f"d{n}"), 9_000) for n in range(20)
-    ]
+    deltas = [(DeltaTarget(FAMILY, digest(f"{n}"), V1.target.content_sha256), digest(f"d{n}"), 9_000) for n in range(20)]
     registry.image.add_deltas(deltas)
     assert int(registry.image_file("snapshot").partition(".")[0]) == before + 1
 

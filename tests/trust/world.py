@@ -86,8 +86,7 @@ def artifact(version: str, counter: int, *, family: str = FAMILY, hardware: str 
 
 
 def delta(base: Artifact, new: Artifact, **changes: Any) -> DeltaTarget:
-    target = DeltaTarget(new.target.family, base.target.content_sha256, new.target.content_sha256, new.target.content_bytes)
-    return replace(target, **changes)
+    return replace(DeltaTarget(new.target.family, base.target.content_sha256, new.target.content_sha256), **changes)
 
 
 def via(path: str, item: Artifact) -> tuple[Hop, ...]:
