@@ -137,7 +137,10 @@ class NodeAnswer(Answer):
 
 
 class EdgeAnswer(Answer):
-    """An artifact in the delta graph; no ``base``: a full one. ``vehicles`` would take it on their way to the target."""
+    """An artifact in the delta graph; no ``base``: a full one. ``vehicles`` would take it on their way to the target.
+
+    ``state``: of a delta as above; of a full one published, leaving (signed metadata is about to forget it) or unlisted.
+    """
 
     base: str | None
     version: str

@@ -34,7 +34,10 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class GraphEdge:
-    """An artifact; ``base`` None: a full one. ``vehicles`` would take it on their way to the target."""
+    """An artifact; ``base`` None: a full one. ``vehicles`` would take it on their way to the target.
+
+    ``state``: a delta's; a full one is published too, or leaving or unlisted.
+    """
 
     base: str | None
     version: str
@@ -113,7 +116,7 @@ def of_family(session: Session, family: str, *, bounds: Bounds, delta_bases: int
             (base.version, version.version, unneeded[delta.id]) for delta, base, version in rows if delta.id in unneeded
         ),
         entry_bytes=DELTA_ENTRY_BYTES * sum(delta.state in (DeltaState.PUBLISHED, DeltaState.RETIRING) for delta, _, _ in rows)
-        + FULL_ENTRY_BYTES * sum(version.listing != Listing.UNLISTED for version in versions),
+        + FULL_ENTRY_BYTES * sum(version.listing in (Listing.LISTED, Listing.LEAVING) for version in versions),
     )
 
 
@@ -178,7 +181,7 @@ def _full_edges(versions: Sequence[Version], ways: Sequence[tuple[str | None, in
         GraphEdge(
             base=None,
             version=version.version,
-            state=DeltaState.PUBLISHED,
+            state=DeltaState.PUBLISHED if version.listing == Listing.LISTED else version.listing or "",
             codec=None,
             size_bytes=version.full_bytes,
             lost=None,

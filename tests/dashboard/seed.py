@@ -19,6 +19,7 @@ from server.tables import (
     Job,
     JobKind,
     JobState,
+    Listing,
     Presence,
     Rollout,
     RolloutMinute,
@@ -72,6 +73,7 @@ class Seeder:
             float32_bytes=float32_bytes,
             created_at=self.now,
             published_at=self.now,
+            listing=Listing.LISTED,
         )
         self.session.add(row)
         self.session.flush()
@@ -254,6 +256,7 @@ def busy_fleet(session: Session, now: datetime = NOW) -> Rollout:
     v1, v2, v3 = (seed.version("signs", f"1.{n}.0", n + 1, full_bytes=412_384 + 311 * n) for n in range(3))
     for base, version, lost in ((v1, v2, 0.004), (v2, v3, 0.0312)):
         version.lost, version.lost_base_sha256 = lost, base.content_sha256
+    v1.listing = Listing.UNLISTED
     seed.delta(v1, v2, 31_842)
     seed.delta(v2, v3, 24_117)
     seed.delta(v1, v3, 38_205, bsdiff4_bytes=1_201_377)

@@ -132,6 +132,14 @@ def test_a_family_page_shows_ways_and_what_they_cost(client: httpx2.Client) -> N
     assert 'value="24117"' in page
 
 
+def test_a_family_page_shows_what_signed_metadata_names(client: httpx2.Client) -> None:
+    page = client.get("/dashboard/families/signs").text
+    assert "Signed metadata names these and 2\u00a0releases" in page
+    assert page.count("state-unlisted") == 1
+    assert "signed metadata names it again when a rollout brings it" in page
+    assert "state-unlisted" not in client.get("/dashboard/families/lane-markings").text
+
+
 def test_a_rollout_page_names_vehicles_reasons_and_remedies(client: httpx2.Client) -> None:
     page = client.get(f"/dashboard/rollouts/{BUSY}?state=failed").text
     assert "van-0115" in page
