@@ -144,7 +144,7 @@ class TrustedRepositories:
         """Deltas from the content that runs here to the target that ``resolve`` returned last, in the order of ``hops``.
 
         Each leads from the content before it to one that the family's role has signed, the last to the target; together they
-        are no larger than the full artifact. Raises as ``resolve``, DeltaUnknown; RuntimeError when nothing is resolved, for
+        are no larger than the full artifact. Raises as ``resolve``, HopUnknown; RuntimeError when nothing is resolved, for
         a delta alone proves nothing.
         """
         target = self._resolved

@@ -149,7 +149,7 @@ class Steps:
         self, repositories: Repositories, assignment: Assignment, *, asked_before: bool
     ) -> tuple[VerifiedFile, ...]:
         """The deltas that lead from what runs to the target; none when none are offered. Within this vehicle's own limits."""
-        from client_agent.trust import DeltaUnknown, check_chain  # noqa: PLC0415 - brings the TUF client, as the repositories do
+        from client_agent.trust import HopUnknown, check_chain  # noqa: PLC0415 - brings the TUF client, as the repositories do
 
         parts = self._parts
         slot, running, hops = parts.slots.index.active, parts.slots.index.running, assignment.hops
@@ -159,7 +159,7 @@ class Steps:
             raise LimitExceeded(f"{len(hops)} deltas are offered, at most {parts.config.max_hops} are taken")
         try:
             chain = repositories.chain(hops, base_sha256=running.sha256)
-        except DeltaUnknown as exc:
+        except HopUnknown as exc:
             if asked_before:
                 raise
             raise Unreachable(f"{exc.message}; it may have been retired just now, so the registry is asked again") from exc

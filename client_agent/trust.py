@@ -29,8 +29,8 @@ class VerifiedTarget:
     full: FullTarget
 
 
-class DeltaUnknown(Untrusted):
-    """Signed metadata does not name the delta, or a content on the way. Both may be retired since the check-in."""
+class HopUnknown(Untrusted):
+    """Signed metadata does not name a hop's delta, or the version it leads to. Both may have left since the check-in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,12 +105,12 @@ def check_fit(full: FullTarget, *, hardware_id: str, counter_floor: int) -> None
 def passed_content(path: str, file: TargetFile | None, target: VerifiedTarget) -> FullTarget:
     """A content on the way to the target: one that its family's release key signed, whatever its counter.
 
-    Raises DeltaUnknown, Untrusted.
+    Raises HopUnknown, Untrusted.
 
     It is held in memory, never kept, and never answers; so neither its age nor its hardware matters.
     """
     if file is None:
-        raise DeltaUnknown(f"the way leads over {path!r}, which the image repository does not know")
+        raise HopUnknown(f"the way leads over {path!r}, which the image repository does not know")
     full = described(file)
     if full.family != target.full.family:
         raise Untrusted(f"the way leads over {path!r}, a model of another family")
@@ -126,13 +126,13 @@ def expected_delta(path: str, *, base_sha256: str, full: FullTarget) -> DeltaTar
 
 
 def agreed_delta(file: TargetFile | None, wanted: DeltaTarget) -> TargetFile:
-    """The delta's signed entry. Raises DeltaUnknown, Untrusted.
+    """The delta's signed entry. Raises HopUnknown, Untrusted.
 
     The delta's own key is online and may be stolen. Of what it says only length and digest count, for the download; what must
     come out is what the family's release key signed.
     """
     if file is None:
-        raise DeltaUnknown(f"the image repository does not know the delta {wanted.path}")
+        raise HopUnknown(f"the image repository does not know the delta {wanted.path}")
     sha256_of(file)
     return file
 

@@ -49,13 +49,16 @@ class VersionState(StrEnum):
 
 
 class Listing(StrEnum):
-    """Whether signed metadata names a published version. ``leaving``: no wave opens with it any more; ``unlisted``: metadata
-    has forgotten it, until somebody is to run it again.
+    """Whether signed metadata names a published version. ``leaving``: a worker is about to have it forgotten, or named again if
+    it is needed after all; no wave opens with it meanwhile. ``unlisted``: forgotten, until somebody is to run it again.
     """
 
     LISTED = "listed"
     LEAVING = "leaving"
     UNLISTED = "unlisted"
+
+
+NAMED = (Listing.LISTED, Listing.LEAVING)
 
 
 class DeltaState(StrEnum):

@@ -43,6 +43,7 @@ class Worker:
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
         self._stopping = threading.Event()
+        self._unnamed: tuple[str, ...] = ()
         name = f"{socket.gethostname()[:32]}-{os.getpid()}-{secrets.token_hex(4)}"
         slots = registry.settings.worker_slots
         self._threads = [threading.Thread(target=self._work, args=(f"{name}-{n}",), name=f"job-{n}") for n in range(slots)]
@@ -75,15 +76,23 @@ class Worker:
         settings = self._registry.settings
         next_round = time.monotonic()
         while not self._stopping.wait(settings.rollout_tick_s):
-            self._survive(lambda: tick_rollouts(self._registry))
-            self._survive(lambda: retiring.withdraw(self._registry))
-            self._survive(lambda: retiring.name_again(self._registry))
             if time.monotonic() >= next_round:
                 next_round = time.monotonic() + settings.refresh_interval_s
                 self._survive(lambda: refresh_metadata(self._registry))
                 self._survive(lambda: remove_expired_uploads(self._registry))
                 self._survive(lambda: retiring.retire_unneeded(self._registry))
                 self._survive(lambda: retiring.remove_files(self._registry))
+            self._survive(lambda: retiring.withdraw(self._registry))
+            self._survive(self._name_again)
+            self._survive(lambda: tick_rollouts(self._registry))
+
+    def _name_again(self) -> None:
+        """What waits is told once, not with every tick."""
+        unnamed = retiring.name_again(self._registry)
+        if unnamed != self._unnamed:
+            self._unnamed = unnamed
+            for line in unnamed:
+                log.warning("%s", line)
 
     def _survive(self, step: Callable[[], bool | None]) -> bool:
         """Take one step. What goes wrong in it is logged and tried again; a worker outlives its database's restarts."""

@@ -15,8 +15,7 @@ LISTING = "VARCHAR(16) CONSTRAINT ck_versions_listing_known CHECK (listing IN ('
 
 def upgrade() -> None:
     op.execute(f"ALTER TABLE versions ADD COLUMN listing {LISTING}")
-    # A worker's first look names those that are needed, if they are not named, and withdraws the others.
-    op.execute("UPDATE versions SET listing = 'leaving' WHERE state = 'published'")
+    op.execute("UPDATE versions SET listing = 'listed' WHERE state = 'published'")
 
 
 def downgrade() -> None:

@@ -37,7 +37,7 @@ from tuf.api.metadata import (
 from model_registry.contract.errors import Refusal, Untrusted
 from model_registry.contract.fields import NAME, SHA256
 from model_registry.contract.targets import DeltaTarget, FullTarget
-from model_registry.trust.keys import Keyring, Role
+from model_registry.trust.keys import Keyring, KeyringRefused, Role
 from model_registry.trust.roots import TOP_LEVEL_ROLES, Repository, parse_root, root_chain
 from model_registry.trust.signing import Clock, expiry, is_due, sign, utc_now
 
@@ -128,11 +128,18 @@ class ImageRepository:
         """
         edition = self._current()
         for path in paths:
-            role = _role_of(path)
+            family, role = _place_of(path)
             signed = self._role(edition, role)
             if signed is not None and signed.targets.pop(path, None) is not None:
                 edition.changed.add(role)
+                # The keys at hand may be newer than those that it was signed with.
+                self._delegate(edition, family)
         self._publish(edition)
+
+    def versions(self, family: str) -> frozenset[str]:
+        """The names of the family's full artifacts as they are signed now. Raises KeyringRefused, Untrusted."""
+        signed = self._role(self._current(), family_role(family))
+        return frozenset(signed.targets if signed else ())
 
     def can_sign_versions(self) -> bool:
         """Whether the release key is at hand, without which no full artifact is named and none retired."""
@@ -255,7 +262,7 @@ class ImageRepository:
         timestamp.version += 0 if edition.timestamp is None else 1
         timestamp.snapshot_meta = MetaFile(edition.snapshot.version)
         timestamp.expires = expiry(timestamp, self._clock())
-        files[TIMESTAMP_FILE] = sign(timestamp, self._keyring, Role.TIMESTAMP)
+        files[TIMESTAMP_FILE] = self._signed(edition, Timestamp.type, timestamp)
         for name, data in files.items():
             self._store.write(name, data)
         return (*roles, Timestamp.type)
@@ -266,7 +273,18 @@ class ImageRepository:
         while edition.timestamp and self._store.read(f"{signed.version}.{role}.json") is not None:
             signed.version += 1
         signed.expires = expiry(signed, self._clock())
-        files[f"{signed.version}.{role}.json"] = sign(signed, self._keyring, _signing_role(role))
+        files[f"{signed.version}.{role}.json"] = self._signed(edition, role, signed)
+
+    def _signed(self, edition: _Edition, role: str, signed: Signed) -> bytes:
+        """The signed file; never one that the edition's own delegations refuse, which nobody could build upon again."""
+        data = sign(signed, self._keyring, _signing_role(role))
+        delegator = edition.roots[0] if role in TOP_LEVEL_ROLES[Repository.IMAGE] else self._role(edition, Targets.type)
+        if delegator is None or not _is_signed_by(delegator, role, Metadata[Any].from_bytes(data)):
+            raise KeyringRefused(
+                f"the key of {role} that is here is not the one that the image repository names",
+                remedy="run this with the newest key directory",
+            )
+        return data
 
 
 def family_role(family: str) -> str:
@@ -300,12 +318,12 @@ def _described(target: FullTarget | DeltaTarget) -> dict[str, Any]:
     return {"custom": custom}
 
 
-def _role_of(path: str) -> str:
-    """The delegated role that signs an artifact of this name. Raises TargetRefused."""
+def _place_of(path: str) -> tuple[str, str]:
+    """The family of an artifact of this name, and the delegated role that signs it. Raises TargetRefused."""
     match = re.fullmatch(rf"(models|deltas)/({NAME.pattern})/[^/]+", path)
     if match is None:
         raise TargetRefused(f"{path!r} is not the name of an artifact")
-    return family_role(match[2]) if match[1] == "models" else delta_role(match[2])
+    return match[2], family_role(match[2]) if match[1] == "models" else delta_role(match[2])
 
 
 def _signing_role(role: str) -> Role:

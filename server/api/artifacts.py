@@ -38,7 +38,7 @@ from server.bootstrap import Registry
 from server.errors import BodyIncomplete, InvalidRequest, LengthRequired, NotFound
 from server.repositories import artifacts, jobs
 from server.services import deltas, publishing
-from server.tables import DeltaState, Family, Job, Listing, Upload, Version
+from server.tables import NAMED, DeltaState, Family, Job, Upload, Version
 
 router = APIRouter(prefix="/api/v1", tags=["publishing"])
 PIECE_BYTES = 1024 * 1024
@@ -181,7 +181,7 @@ def _version_answer(row: Version, found: Sequence[artifacts.DeltaRow]) -> Versio
         lost=row.lost,
         lost_base_sha256=row.lost_base_sha256,
         lossless=row.lossless,
-        listed=row.listing == Listing.LISTED,
+        listed=row.listing in NAMED,
         deltas=[
             DeltaAnswer(
                 base_version=d.base.version,

@@ -224,6 +224,7 @@ def _rollout_answer(session: Session, row: Rollout, version: str | None = None) 
         error_threshold_percent=row.error_threshold_percent,
         min_executed=row.min_executed,
         halted_because=row.halted_because,
+        waiting_until=waves.waiting_until(session, row),
         waves=[
             WaveAnswer(
                 number=wave.ordinal + 1,

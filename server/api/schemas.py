@@ -139,7 +139,7 @@ class NodeAnswer(Answer):
 class EdgeAnswer(Answer):
     """An artifact in the delta graph; no ``base``: a full one. ``vehicles`` would take it on their way to the target.
 
-    ``state``: of a delta as above; of a full one published, leaving (signed metadata is about to forget it) or unlisted.
+    ``state``: of a delta as above; of a full one published, or unlisted while signed metadata does not name it.
     """
 
     base: str | None
@@ -304,7 +304,10 @@ class WaveAnswer(Answer):
 
 
 class RolloutAnswer(Answer):
-    """A rollout. ``halted_because`` says why it paused by itself; ``actions`` are the words it understands now."""
+    """A rollout. ``halted_because`` says why it paused by itself; ``actions`` are the words it understands now.
+
+    ``waiting_until``: what must be before the next wave opens, besides what its vehicles do.
+    """
 
     id: int
     family: str
@@ -314,6 +317,7 @@ class RolloutAnswer(Answer):
     error_threshold_percent: float
     min_executed: int
     halted_because: str | None
+    waiting_until: str | None
     waves: list[WaveAnswer]
     vehicles: int
     succeeded: int

@@ -131,7 +131,8 @@ def _lines(rollout: dict[str, Any]) -> list[str]:
         f" {w['succeeded']} succeeded, {w['failed']} failed"
         for w in rollout["waves"]
     ]
-    return [head, *because, *waves]
+    until = [f"  waits until {rollout['waiting_until']}"] if rollout["waiting_until"] else []
+    return [head, *because, *until, *waves]
 
 
 def _bill(bandwidth: dict[str, Any]) -> list[str]:

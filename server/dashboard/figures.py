@@ -167,9 +167,13 @@ class VehiclePage:
 
 @dataclass(frozen=True, slots=True)
 class RolloutPage:
-    """Everything one rollout's page shows. Inferences count since each vehicle's agent was installed."""
+    """Everything one rollout's page shows. Inferences count since each vehicle's agent was installed.
+
+    ``waiting_until``: what must be before the next wave opens, besides what its vehicles do.
+    """
 
     rollout: RolloutLine
+    waiting_until: str | None
     success_threshold_percent: float
     error_threshold_percent: float
     waves: tuple[WaveLine, ...]

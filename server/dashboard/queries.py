@@ -31,7 +31,7 @@ from server.dashboard.figures import (
     VersionLine,
     WaveLine,
 )
-from server.services import graph
+from server.services import graph, waves
 from server.services.graph import Graph
 from server.services.planning import Bounds
 from server.tables import (
@@ -108,6 +108,7 @@ def rollout_page(
     served, failed = _inferences(session, rollout_id)
     return RolloutPage(
         rollout=_rollout_line(rollout, version, tallies),
+        waiting_until=waves.waiting_until(session, rollout),
         success_threshold_percent=rollout.success_threshold_percent,
         error_threshold_percent=rollout.error_threshold_percent,
         waves=_waves(session, rollout_id, tallies),

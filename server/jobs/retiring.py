@@ -10,15 +10,18 @@ again: its row then says so, and the steps here pass it over. A wave does not op
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
 from datetime import timedelta
 
+from model_registry.contract.errors import Refusal
 from model_registry.contract.targets import full_path
+from model_registry.trust.keys import KeyringRefused
 from server.bootstrap import Registry
 from server.repositories import artifacts, listings
-from server.services import deltas, deployments, publishing
-from server.tables import Delta, DeltaState, Family, Listing, Version
+from server.services import deltas, deployments, listing, publishing
+from server.tables import DeltaState, Family, Listing
 
+log = logging.getLogger(__name__)
 FAMILIES_AT_ONCE = 1000
 FILES_AT_ONCE = 100
 
@@ -34,58 +37,61 @@ def retire_unneeded(registry: Registry) -> None:
             # Chosen anew under the family's lock: a vehicle or a release may have come in between.
             with registry.database.writing() as session:
                 deltas.retire_unneeded(session, family, bounds=registry.bounds, now=registry.clock())
-        if registry.image_repository.can_sign_versions():
-            _let_versions_go(registry, family)
-
-
-def _let_versions_go(registry: Registry, family: str) -> None:
-    with registry.database.reading() as session:
-        if not listings.unneeded(session, family):
-            return
-    with registry.database.writing() as session:
-        artifacts.hold_family(session, family)
-        for version in listings.unneeded(session, family):
-            version.listing = Listing.LEAVING
+        with registry.database.signing():
+            named = registry.image_repository.versions(family)
+            with registry.database.writing() as session:
+                listing.compare(session, family, named)
+                if registry.image_repository.can_sign_versions():
+                    listing.let_go(session, family)
 
 
 def withdraw(registry: Registry) -> None:
-    """Take what is being retired out of signed metadata, all in one edition."""
-    if not any(_retiring(registry)):
-        return
+    """Take what is being retired out of signed metadata, all in one edition.
+
+    Versions whose release key does not answer stay listed until the next look; the deltas leave without them.
+    """
+    with registry.database.reading() as session:
+        if not artifacts.retiring(session) and not listings.leaving(session):
+            return
     with registry.database.signing():
-        rows, versions = _retiring(registry)
+        with registry.database.reading() as session:
+            rows, versions = artifacts.retiring(session), listings.leaving(session)
         names = [deltas.delta_name(base.family, base, version) for _, base, version in rows]
-        registry.image_repository.retire([*names, *(full_path(version.family, version.version) for version in versions)])
+        became = Listing.UNLISTED
+        try:
+            registry.image_repository.retire([*names, *(full_path(version.family, version.version) for version in versions)])
+        except KeyringRefused as exc:
+            log.warning("%d versions that nobody needs stay in signed metadata: %s", len(versions), exc)
+            registry.image_repository.retire(names)
+            became = Listing.LISTED
         with registry.database.writing() as session:
             for delta, _, _ in rows:
                 row = artifacts.delta_by_id(session, delta.id)
                 if row.state == DeltaState.RETIRING:
                     row.state = DeltaState.RETIRED
             for version in versions:
-                artifacts.version_by_id(session, version.id).listing = Listing.UNLISTED
+                artifacts.version_by_id(session, version.id).listing = became
 
 
-def _retiring(registry: Registry) -> tuple[Sequence[tuple[Delta, Version, Version]], Sequence[Version]]:
-    """Deltas with base and result, and the versions whose key is here."""
-    with registry.database.reading() as session:
-        versions = listings.leaving(session) if registry.image_repository.can_sign_versions() else []
-        return artifacts.retiring(session), versions
-
-
-def name_again(registry: Registry) -> None:
-    """Sign versions that left and that somebody is to run after all. Raises KeyringRefused where the release key is not."""
+def name_again(registry: Registry) -> tuple[str, ...]:
+    """Sign versions that left and that somebody is to run after all; why others could not be signed, one line each."""
     with registry.database.reading() as session:
         if not listings.missing(session):
-            return
+            return ()
+    refused = []
     with registry.database.signing():
         with registry.database.reading() as session:
             rows = [(version, session.get_one(Family, version.family)) for version in listings.missing(session)]
         for version, family in rows:
             signed = deployments.signed_version(version, family)
-            registry.image_repository.add_full(signed.target, sha256=signed.sha256, length=signed.length)
-        with registry.database.writing() as session:
-            for version, _ in rows:
+            try:
+                registry.image_repository.add_full(signed.target, sha256=signed.sha256, length=signed.length)
+            except Refusal as exc:
+                refused.append(f"{version.family} {version.version} waits to be named in signed metadata: {exc}")
+                continue
+            with registry.database.writing() as session:
                 artifacts.version_by_id(session, version.id).listing = Listing.LISTED
+    return tuple(refused)
 
 
 def remove_files(registry: Registry) -> None:

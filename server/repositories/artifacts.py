@@ -15,6 +15,7 @@ from server.tables import (
     Delta,
     DeltaState,
     Family,
+    Listing,
     Upload,
     Vehicle,
     VehicleState,
@@ -33,7 +34,10 @@ class DeltaRow:
 
 @dataclass(frozen=True, slots=True)
 class Leg:
-    """A published delta as a way's part: contents by digest, sizes in bytes, ``version`` where it leads to."""
+    """A published delta as a way's part: contents by digest, sizes in bytes, ``version`` where it leads to.
+
+    ``listed``: signed metadata names that version.
+    """
 
     base_sha256: str
     base_bytes: int
@@ -42,6 +46,7 @@ class Leg:
     version: str
     codec: str
     size_bytes: int
+    listed: bool
 
 
 def family(session: Session, name: str) -> Family | None:
@@ -197,6 +202,7 @@ def legs(session: Session, family_name: str, *, counters: tuple[int, int]) -> li
             version.version,
             Delta.codec,
             Delta.size_bytes,
+            version.listing == Listing.LISTED,
         )
         .join(base, base.id == Delta.base_id)
         .join(version, version.id == Delta.version_id)

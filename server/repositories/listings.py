@@ -9,34 +9,35 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import ColumnElement, func, select
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy import ColumnElement, func, select, tuple_
+from sqlalchemy.orm import Session
 
 from server.repositories.rollouts import UNFINISHED
-from server.tables import Delta, DeltaState, Listing, Rollout, Version
+from server.tables import Delta, DeltaState, Listing, Rollout, Version, VersionState
+
+PUBLISHED = Version.state == VersionState.PUBLISHED
 
 
 def unneeded(session: Session, family: str) -> Sequence[Version]:
     """Versions that are listed, and that nobody is to look up any more."""
-    query = select(Version).where(Version.family == family, Version.listing == Listing.LISTED, ~_is_needed())
+    query = select(Version).where(PUBLISHED, Version.family == family, Version.listing == Listing.LISTED, ~_is_needed())
     return session.scalars(query.order_by(Version.id)).all()
 
 
 def leaving(session: Session) -> Sequence[Version]:
     """Versions that signed metadata is to forget."""
-    query = select(Version).where(Version.listing == Listing.LEAVING, ~_is_needed())
+    query = select(Version).where(PUBLISHED, Version.listing == Listing.LEAVING, ~_is_needed())
     return session.scalars(query.order_by(Version.id)).all()
 
 
 def missing(session: Session) -> Sequence[Version]:
-    """Versions that signed metadata is to name again."""
-    query = select(Version).where(Version.listing.in_([Listing.LEAVING, Listing.UNLISTED]), _is_needed())
+    """Versions that signed metadata is to name, and that are not known to be named."""
+    query = select(Version).where(PUBLISHED, Version.listing.is_distinct_from(Listing.LISTED), _is_needed())
     return session.scalars(query.order_by(Version.id)).all()
 
 
 def _is_needed() -> ColumnElement[bool]:
-    other = aliased(Version)
-    newest = select(func.max(other.release_counter)).where(other.family == Version.family, other.listing.is_not(None))
+    newest = select(Version.family, func.max(Version.release_counter)).where(PUBLISHED).group_by(Version.family)
     brought = select(Rollout.version_id).where(Rollout.state.in_(UNFINISHED))
     passed = select(Delta.version_id).where(Delta.state.in_([DeltaState.QUEUED, DeltaState.PUBLISHED]))
-    return (Version.release_counter == newest.scalar_subquery()) | Version.id.in_(brought) | Version.id.in_(passed)
+    return tuple_(Version.family, Version.release_counter).in_(newest) | Version.id.in_(brought) | Version.id.in_(passed)

@@ -64,7 +64,7 @@ def hops(session: Session, vehicle: Vehicle, version: Version, bounds: Bounds) -
     if vehicle.installed_sha256 is None or version.content_sha256 is None:
         return ()
     counters = (vehicle.installed_counter or 1, version.release_counter)
-    legs = artifacts.legs(session, version.family, counters=counters)
+    legs = [leg for leg in artifacts.legs(session, version.family, counters=counters) if leg.listed]
     way = way_of(vehicle.installed_sha256, version, legs, bounds)
     if way is None or not way.is_chain:
         return ()

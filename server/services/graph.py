@@ -12,7 +12,7 @@ from server.errors import NotFound
 from server.repositories import artifacts, rollouts
 from server.services import deltas
 from server.services.planning import DELTA_ENTRY_BYTES, FULL_ENTRY_BYTES, Bounds, Way
-from server.tables import Delta, DeltaState, Listing, RolloutState, Version
+from server.tables import NAMED, Delta, DeltaState, Listing, RolloutState, Version
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class Node:
 class GraphEdge:
     """An artifact; ``base`` None: a full one. ``vehicles`` would take it on their way to the target.
 
-    ``state``: a delta's; a full one is published too, or leaving or unlisted.
+    ``state``: a delta's; a full one is published, too, or unlisted.
     """
 
     base: str | None
@@ -116,7 +116,7 @@ def of_family(session: Session, family: str, *, bounds: Bounds, delta_bases: int
             (base.version, version.version, unneeded[delta.id]) for delta, base, version in rows if delta.id in unneeded
         ),
         entry_bytes=DELTA_ENTRY_BYTES * sum(delta.state in (DeltaState.PUBLISHED, DeltaState.RETIRING) for delta, _, _ in rows)
-        + FULL_ENTRY_BYTES * sum(version.listing in (Listing.LISTED, Listing.LEAVING) for version in versions),
+        + FULL_ENTRY_BYTES * sum(version.listing in NAMED for version in versions),
     )
 
 
@@ -155,7 +155,7 @@ def _node(version: Version, running: Mapping[str | None, int], numbers: Mapping[
         vehicles=running.get(version.content_sha256, 0),
         lost=0.0 if version.lossless else version.lost,
         lost_base=numbers.get(version.lost_base_sha256) if version.lost_base_sha256 else None,
-        listed=version.listing == Listing.LISTED,
+        listed=version.listing in NAMED,
     )
 
 
@@ -181,7 +181,7 @@ def _full_edges(versions: Sequence[Version], ways: Sequence[tuple[str | None, in
         GraphEdge(
             base=None,
             version=version.version,
-            state=DeltaState.PUBLISHED if version.listing == Listing.LISTED else version.listing or "",
+            state=DeltaState.PUBLISHED if version.listing in NAMED else Listing.UNLISTED,
             codec=None,
             size_bytes=version.full_bytes,
             lost=None,

@@ -3,8 +3,9 @@
 Contents are nodes, named by their digests; "nothing", which every vehicle has, is None. An artifact is an edge: a delta leads
 from its base, a full artifact from nothing. Everything here takes values and returns values. Rules:
 
-- A way costs the bytes of its artifacts, and for each delta those of its entry in signed metadata. It is bounded in hops, in
-  the contents that are held at once, and in the time that rebuilding takes on a slow vehicle.
+- A way costs the bytes of its artifacts and of their entries in signed metadata: one for each delta, and one for each version
+  that it passes, which would not be listed otherwise. It is bounded in hops, in the contents that are held at once, and in the
+  time that rebuilding takes on a slow vehicle.
 - A delta straight from a base is worth making when what it can save exceeds its price. It can save at most the hops that it
   leaps over (or the full artifact, where there is no chain), for each vehicle on that base; its price is its entry in signed
   metadata, for each vehicle of the fleet. The delta from the release before is always made: chains end with it.
@@ -83,7 +84,7 @@ class Way:
 
     @property
     def cost_bytes(self) -> int:
-        return sum(edge.cost_bytes for edge in self.edges)
+        return sum(edge.cost_bytes for edge in self.edges) + FULL_ENTRY_BYTES * max(0, len(self.edges) - 1)
 
     @property
     def rebuild_s(self) -> float:
@@ -136,8 +137,9 @@ def cheapest_way(base: str | None, target: str, edges: Iterable[Edge], bounds: B
 
 
 def _followed(label: _Label, edge: Edge) -> _Label:
+    passed = FULL_ENTRY_BYTES if label.contents else 0
     return _Label(
-        label.cost_bytes + edge.cost_bytes,
+        label.cost_bytes + edge.cost_bytes + passed,
         label.hops + 1,
         label.rebuild_s + edge.rebuild_s,
         (*label.contents, edge.content),

@@ -114,7 +114,9 @@ class RolloutView:
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Nothing to do for now."""
+    """Nothing to do for now. ``until``: what the next wave waits for besides vehicles."""
+
+    until: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,8 +159,14 @@ def decide(rollout: RolloutView) -> Decision:
         if wave.state is WaveState.OPEN:
             return CloseWave(wave.ordinal) if _has_done_its_part(wave, rollout) else Wait()
         if wave.state is WaveState.SCHEDULED:
-            return OpenWave(wave.ordinal) if rollout.is_listed and not rollout.deltas_in_the_making else Wait()
+            return _opening(wave, rollout)
     return Finish() if all(w.counts.final == w.counts.total for w in rollout.waves) else Wait()
+
+
+def _opening(wave: WaveView, rollout: RolloutView) -> Decision:
+    if not rollout.is_listed:
+        return Wait("signed metadata names the version again, which takes the release key")
+    return Wait("the deltas in the making are done") if rollout.deltas_in_the_making else OpenWave(wave.ordinal)
 
 
 def _too_many_failed(wave: WaveView, rollout: RolloutView) -> str | None:

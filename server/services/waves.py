@@ -170,6 +170,12 @@ def tick(session: Session, rollout_id: int, now: datetime, bounds: Bounds = DEFA
         session.flush()
 
 
+def waiting_until(session: Session, rollout: Rollout) -> str | None:
+    """What must be before the next wave opens, besides what its vehicles do."""
+    decision = decide(view(session, rollout)) if rollout.state == RolloutState.RUNNING else None
+    return decision.until if isinstance(decision, Wait) else None
+
+
 def view(session: Session, rollout: Rollout) -> RolloutView:
     """The rollout as ``decide`` takes it."""
     counts = rollouts.counts(session, rollout.id)

@@ -12,7 +12,7 @@ import httpx2
 import pytest
 
 from server.dashboard.live import MOST_FOLLOWERS
-from server.tables import Deployment
+from server.tables import Deployment, Listing, WaveState
 from tests.dashboard.host import Served, serving
 from tests.dashboard.seed import S, Seeder
 
@@ -130,6 +130,17 @@ def test_a_family_page_shows_ways_and_what_they_cost(client: httpx2.Client) -> N
     assert "Cheapest ways to 1.2.0" in page
     assert "deltafleet" in page
     assert 'value="24117"' in page
+
+
+def test_a_rollout_page_says_what_the_next_wave_waits_for(served: Served, client: httpx2.Client) -> None:
+    with served.database.writing() as session:
+        seed = Seeder(session)
+        seed.family("held-up")
+        version = seed.version("held-up", "1.0.0", 1)
+        version.listing = Listing.UNLISTED
+        where = f"/dashboard/rollouts/{seed.rollout(version, waves=((100, WaveState.SCHEDULED),)).id}"
+    assert "The next wave waits until signed metadata names the version again" in client.get(where).text
+    assert "The next wave waits" not in client.get(f"/dashboard/rollouts/{BUSY}").text
 
 
 def test_a_family_page_shows_what_signed_metadata_names(client: httpx2.Client) -> None:

@@ -81,6 +81,18 @@ def test_migrations_make_what_the_tables_say(alembic_runner: Any) -> None:
     _match_ddl(alembic_runner)
 
 
+def test_published_versions_are_listed_after_the_migration(database: Database) -> None:
+    with database.writing() as session:
+        add_version(session, "1.0.0")
+        add_version(session, "2.0.0")
+        session.execute(text("UPDATE versions SET state = 'processing', published_at = NULL WHERE version = '2.0.0'"))
+    for step, revision in ((command.downgrade, "0002"), (command.upgrade, "head")):
+        step(alembic_config(database.engine), revision)
+    with database.reading() as session:
+        found = session.execute(text("SELECT version, listing FROM versions ORDER BY version")).all()
+    assert [tuple(row) for row in found] == [("1.0.0", "listed"), ("2.0.0", None)]
+
+
 def test_migrations_run_on_a_connection_too(tmp_path: Path) -> None:
     database = Database(f"sqlite:///{tmp_path / 'x.db'}", lock_file=tmp_path / "lock")
     with database.engine.connect() as connection:

@@ -12,15 +12,14 @@ import pytest
 from sqlalchemy import update
 
 from model_registry.contract.targets import DeltaTarget
-from model_registry.trust.keys import KeyringRefused
 from server.bootstrap import Registry, build, utc_now
 from server.jobs import retiring
-from server.repositories import artifacts, rollouts
-from server.services import deployments, waves
+from server.repositories import artifacts, listings, rollouts
+from server.services import deployments, listing, waves
 from server.services.planning import FULL_ENTRY_BYTES
 from server.services.rollouts import RolloutEvent
 from server.services.waves import RolloutPlan
-from server.tables import DeltaState, Family, Listing, Vehicle, Version, WaveState
+from server.tables import DeltaState, Family, Listing, Vehicle, Version, VersionState, WaveState
 from server.worker import tick_rollouts
 from tests.server.conftest import settings_in
 from tests.server.fleet import FAMILY, add_version
@@ -70,6 +69,11 @@ class Published(Releases):
     def named(self) -> set[str]:
         """By signed metadata."""
         return {path.removeprefix(f"models/{FAMILY}/").removesuffix(".dfm") for path in signed_targets(self.registry, ROLE)}
+
+    def enter(self, number: str, listing: Listing | None) -> None:
+        """Write a row as nobody here does."""
+        with self.database.writing() as session:
+            session.get_one(Version, self.versions[number].id).listing = listing
 
     def listings(self) -> dict[str, str | None]:
         with self.database.reading() as session:
@@ -149,6 +153,13 @@ class TestLeaving:
         published.release("4.0.0")
         assert abs(published.role_bytes() - before - FULL_ENTRY_BYTES) < 20
 
+    def test_a_release_in_the_making_is_not_the_newest_yet(self, published: Published) -> None:
+        with published.database.writing() as session:
+            version = add_version(session, "4.0.0")
+            version.state, version.listing, version.published_at = VersionState.PROCESSING, None, None
+        look(published.registry)
+        assert published.named() == {"3.0.0"}
+
     def test_families_do_not_count_for_each_other(self, published: Published) -> None:
         with published.database.writing() as session:
             for number in ("1.0.0", "9.0.0"):
@@ -177,11 +188,34 @@ class TestComingBack:
         assert published.vouched_for("on-nothing-0") == "2.0.0"
 
     def test_one_that_is_asked_for_while_it_leaves_stays(self, published: Published) -> None:
-        retiring.retire_unneeded(published.registry)
-        published.draft("2.0.0")
         look(published.registry)
-        assert published.named() == {"2.0.0", "3.0.0"}
-        assert published.listings()["2.0.0"] == Listing.LISTED
+        published.release("4.0.0")
+        retiring.retire_unneeded(published.registry)
+        published.draft("3.0.0")
+        before = published.editions()
+        look(published.registry)
+        assert published.named() == {"3.0.0", "4.0.0"}
+        assert published.listings()["3.0.0"] == Listing.LISTED
+        assert published.editions() == before, "it never left"
+
+    def test_operators_see_what_a_wave_waits_for(self, published: Published, operator: httpx2.Client) -> None:
+        published.vehicles(None)
+        look(published.registry)
+        rollout_id = published.draft("2.0.0")
+        published.tell(rollout_id, RolloutEvent.START)
+        where = f"/api/v1/rollouts/{rollout_id}"
+        assert "names the version again" in operator.get(where).json()["waiting_until"]
+        retiring.name_again(published.registry)
+        assert operator.get(where).json()["waiting_until"] is None
+
+    def test_no_way_leads_over_what_is_not_named(self, published: Published) -> None:
+        published.vehicles("1.0.0")
+        published.delta("1.0.0", "2.0.0")
+        published.delta("2.0.0", "3.0.0")
+        published.roll_out("3.0.0")
+        assert published.way("on-1.0.0-0") == ["2.0.0", "3.0.0"]
+        published.enter("2.0.0", Listing.UNLISTED)
+        assert published.way("on-1.0.0-0") == []
 
     def test_the_director_vouches_for_what_signed_metadata_names(self, published: Published) -> None:
         published.vehicles("2.0.0")
@@ -217,21 +251,48 @@ class TestTrouble:
     def test_what_left_comes_back_only_with_the_release_key(self, published: Published, data: Path) -> None:
         look(published.registry)
         published.draft("2.0.0")
-        with (
-            self.without_release_key(data) as other,
-            pytest.raises(KeyringRefused, match="run this where that key is kept"),
-        ):
-            retiring.name_again(other)
+        with self.without_release_key(data) as registry:
+            (refused,) = retiring.name_again(registry)
+        assert "run this where that key is kept" in refused
         retiring.name_again(published.registry)
         assert published.named() == {"2.0.0", "3.0.0"}
 
-    def test_an_older_database_is_looked_through_once(self, published: Published) -> None:
-        """After the migration every version is leaving: what is needed stays without being signed, the rest goes."""
-        with published.database.writing() as session:
-            session.execute(update(Version).values(listing=Listing.LEAVING))
-        before = published.editions()
-        retiring.name_again(published.registry)
-        assert published.editions() == before
+    def test_a_key_that_is_lost_while_versions_leave_holds_up_no_delta(self, published: Published, data: Path) -> None:
+        published.signed_delta("1.0.0", "2.0.0")
+        retiring.retire_unneeded(published.registry)
+        retiring.retire_unneeded(published.registry)
+        with self.without_release_key(data) as registry:
+            retiring.withdraw(registry)
+        assert published.states()["1.0.0", "2.0.0"][0] == DeltaState.RETIRED
+        assert published.named() == {"1.0.0", "2.0.0", "3.0.0"}
+        assert set(published.listings().values()) == {Listing.LISTED}
+
+    def test_one_that_cannot_be_signed_holds_up_no_other(self, published: Published, data: Path) -> None:
+        look(published.registry)
+        published.release("4.0.0")
+        retiring.retire_unneeded(published.registry)
+        for number in ("1.0.0", "3.0.0"):
+            published.draft(number)
+        with self.without_release_key(data) as registry:
+            (refused,) = retiring.name_again(registry)
+        assert "signs 1.0.0 waits" in refused
+        assert published.listings()["3.0.0"] == Listing.LISTED, "signed metadata names it still"
+
+    @pytest.mark.parametrize("said", [Listing.LISTED, None])
+    def test_a_row_that_says_more_than_signed_metadata_is_found(self, published: Published, said: Listing | None) -> None:
+        """From a backup of the database, or by a program that knows nothing of listings."""
+        look(published.registry)
+        published.enter("1.0.0", said)
+        published.enter("3.0.0", said)
+        published.draft("1.0.0")
+        look(published.registry)
+        assert published.named() == {"1.0.0", "3.0.0"}
+        assert published.listings() == {"1.0.0": "listed", "2.0.0": "unlisted", "3.0.0": "listed"}
+
+    def test_a_name_that_its_row_does_not_know_of_is_found(self, published: Published) -> None:
+        look(published.registry)
+        published.sign(published.versions["1.0.0"])
+        assert published.named() == {"1.0.0", "3.0.0"}
         look(published.registry)
         assert published.named() == {"3.0.0"}
 
@@ -250,3 +311,43 @@ class TestTrouble:
         with ThreadPoolExecutor(4) as pool:
             list(pool.map(look, [published.registry] * 4))
         assert published.named() == {"1.0.0", "3.0.0"}
+
+
+class TestOnBothDatabases:
+    """The questions themselves, and who waits for whom."""
+
+    def test_what_is_needed(self, releases: Releases) -> None:
+        releases.vehicles("1.0.0")
+        releases.roll_out("2.0.0")
+        releases.delta("2.0.0", "3.0.0")
+        with releases.database.writing() as session:
+            add_version(session, "9.0.0", family="lanes")
+            assert [version.version for version in listings.unneeded(session, FAMILY)] == ["1.0.0", "4.0.0"]
+            listing.let_go(session, FAMILY)
+        with releases.database.writing() as session:
+            assert [version.version for version in listings.leaving(session)] == ["1.0.0", "4.0.0"]
+            assert not listings.missing(session)
+            session.execute(update(Version).values(listing=Listing.UNLISTED))
+            assert {version.version for version in listings.missing(session)} == {"2.0.0", "3.0.0", "5.0.0", "9.0.0"}
+
+    def test_a_rollout_that_starts_meanwhile_keeps_its_version(self, releases: Releases) -> None:
+        releases.vehicles(None)
+        with releases.database.writing() as session:
+            rollout_id = waves.create(session, RolloutPlan(FAMILY, "2.0.0", (100,), 100, 20, 1), utc_now()).id
+            waves.tell(session, rollout_id, RolloutEvent.ABORT, delta_bases=0, now=utc_now())
+
+        def let_go() -> None:
+            with releases.database.writing() as session:
+                listing.let_go(session, FAMILY)
+
+        with ThreadPoolExecutor(1) as pool:
+            with releases.database.writing() as session:
+                artifacts.hold_family(session, FAMILY)
+                leaves = pool.submit(let_go)
+                waves.create(session, RolloutPlan(FAMILY, "2.0.0", (100,), 100, 20, 1), utc_now())
+                with pytest.raises(TimeoutError):
+                    leaves.result(timeout=0.3)
+            leaves.result(timeout=30)
+        with releases.database.reading() as session:
+            rows = {version.version: version.listing for version in artifacts.published_versions(session, FAMILY)}
+        assert (rows["1.0.0"], rows["2.0.0"]) == (Listing.LEAVING, Listing.LISTED)

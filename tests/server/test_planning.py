@@ -95,10 +95,10 @@ def test_a_vehicle_that_is_there_needs_nothing() -> None:
 def test_a_chain_is_taken_when_it_is_cheaper_than_the_leap_and_the_full_artifact() -> None:
     edges = [delta("a", "b", 900), delta("b", "c", 900), delta("a", "c", 5000), full("c", 9000)]
     assert named(cheapest_way("a", "c", edges, WIDE)) == "bc"
-    # Each delta's entry in signed metadata is paid for, too.
-    nearer = [replace(edge, size_bytes=1950) if edge.content == "c" and edge.base == "a" else edge for edge in edges]
-    assert 1950 > 2 * 900
-    assert named(cheapest_way("a", "c", nearer, WIDE)) == "c"
+    # Entries in signed metadata are paid for, too: each delta's, and that of the version on the way.
+    for size_bytes, way in ((1800 + 160 + 340, "c"), (1800 + 160 + 360, "bc")):
+        leap = [replace(edge, size_bytes=size_bytes) if (edge.base, edge.content) == ("a", "c") else edge for edge in edges]
+        assert named(cheapest_way("a", "c", leap, WIDE)) == way
 
 
 def test_the_full_artifact_is_a_way_like_any_other() -> None:

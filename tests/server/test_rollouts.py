@@ -115,11 +115,19 @@ SCHEDULED, OPEN, DONE = W.SCHEDULED, W.OPEN, W.DONE
         ),
         pytest.param(running(wave(0, DONE, ok=3), success=75), Wait(), id="the last straggler is waited for"),
         pytest.param(running(wave(0, DONE, ok=4), wave(1, DONE, ok=3, gone=1)), Finish(), id="everybody has finished"),
-        pytest.param(replace(running(wave(0, SCHEDULED)), deltas_in_the_making=True), Wait(), id="deltas come first"),
+        pytest.param(
+            replace(running(wave(0, SCHEDULED)), deltas_in_the_making=True),
+            Wait("the deltas in the making are done"),
+            id="deltas come first",
+        ),
         pytest.param(
             replace(running(wave(0, OPEN, ok=4)), deltas_in_the_making=True), CloseWave(0), id="deltas hold up only opening"
         ),
-        pytest.param(replace(running(wave(0, SCHEDULED)), is_listed=False), Wait(), id="signed metadata comes first"),
+        pytest.param(
+            replace(running(wave(0, SCHEDULED)), is_listed=False),
+            Wait("signed metadata names the version again, which takes the release key"),
+            id="signed metadata comes first",
+        ),
         pytest.param(replace(running(wave(0, OPEN, ok=4)), is_listed=False), CloseWave(0), id="and holds up only opening"),
         pytest.param(replace(running(wave(0, SCHEDULED)), state=S.PAUSED), Wait(), id="paused"),
         pytest.param(replace(running(wave(0, SCHEDULED)), state=S.DRAFT), Wait(), id="not started"),

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from tuf.api.metadata import Metadata
 
-from client_agent.trust import DeltaUnknown
+from client_agent.trust import HopUnknown
 from model_registry.contract.errors import Untrusted
 from model_registry.contract.targets import DeltaTarget, FullTarget
 from model_registry.trust.image_repository import ImageRepository, TargetRefused
@@ -104,7 +104,7 @@ def test_a_retired_delta_is_gone_for_vehicles(registry: Registry, vehicle: Vehic
     registry.image.retire([path])
     repositories = vehicle.boot()
     repositories.resolve(counter_floor=0)
-    with pytest.raises(DeltaUnknown):
+    with pytest.raises(HopUnknown):
         repositories.chain(hops, base_sha256=base.target.content_sha256)
 
 
@@ -128,7 +128,7 @@ def test_a_content_that_left_while_it_was_passed_is_asked_for_again(registry: Re
     registry.image.retire([V1.target.path])
     repositories = vehicle.boot()
     repositories.resolve(counter_floor=0)
-    with pytest.raises(DeltaUnknown, match=r"models/signs/1\.0\.0\.dfm"):
+    with pytest.raises(HopUnknown, match=r"models/signs/1\.0\.0\.dfm"):
         repositories.chain([*via(delta(base, V1).path, V1), *via(delta(V1, V2).path, V2)], base_sha256=digest("base"))
 
 

@@ -187,3 +187,40 @@ def test_a_registry_without_root_keys_runs_until_its_root_expires(registry: Regi
     registry.assign(V1)
     with pytest.raises(MetadataExpired, match="root"):
         vehicle.resolved(counter_floor=1)
+
+
+@pytest.mark.parametrize("role", [Role.FAMILY, Role.DELTA])
+def test_what_leaves_after_a_rotation_leaves_the_metadata_whole(
+    registry: Registry, vehicle: Vehicle, rotate: Any, role: Role
+) -> None:
+    """Before anything was signed again: a role's file that its own delegation refuses could never be built upon."""
+    registry.publish(V2)
+    path = registry.publish_delta(delta(V1, V2))
+    registry.assign(V2)
+    rotate(role)
+    registry.image.retire([V1.target.path if role is Role.FAMILY else path])
+    assert vehicle.resolved(counter_floor=1) == "2.0.0"
+    registry.image.refresh()
+    assert vehicle.resolved(counter_floor=1) == "2.0.0"
+
+
+def test_a_process_with_the_keys_of_before_leaves_the_metadata_whole(registry: Registry, vehicle: Vehicle, rotate: Any) -> None:
+    registry.publish(V2)
+    registry.assign(V2)
+    before = registry.image
+    rotate(Role.FAMILY)
+    registry.image.refresh()
+    before.retire([V1.target.path])
+    registry.image.refresh()
+    assert vehicle.resolved(counter_floor=1) == "2.0.0"
+
+
+def test_a_role_is_never_signed_by_a_key_that_its_delegation_refuses(
+    registry: Registry, rotate: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rotate(Role.FAMILY)
+    edition = dict(registry.store.files)
+    monkeypatch.setattr(ImageRepository, "_delegate", lambda *_: None)
+    with pytest.raises(KeyringRefused, match="newest key directory"):
+        registry.image.retire([V1.target.path])
+    assert registry.store.files == edition
