@@ -368,7 +368,7 @@ def _compressed(
     if found.untempered:
         told["lost_untempered"], told["lost_untempered_error"] = found.untempered.lost, found.untempered.error
     told["curve"] = [point.to_json() for point in found.points]
-    if found.content.manifest.lineage.recipe.get("noise", 0.0) > updates.LOST_LIMIT:
+    if found.noise > updates.LOST_LIMIT:
         told["advice"] = "the base is coarse beside this update: compress first releases finer (--step) where small ones follow"
     return found.content, told
 

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from model_registry.compression.calibration import Calibrated, Calibration, energy
 from model_registry.compression.compensation import round_layer
+from model_registry.compression.processes import Each, one_by_one
 from model_registry.compression.propagation import Aim, Propagation
 from model_registry.compression.quantization import Floats, grid_tensor, on_grid
 from model_registry.compression.revision import revise_bias, revise_layer
@@ -28,12 +29,14 @@ Doubles = npt.NDArray[np.floating[Any]]
 class Compensated:
     """What was measured on pictures, and the ``price`` of a bit in nats of divergence.
 
-    ``coherence``: how many times more an update does to the answers than its layers do by themselves.
+    ``coherence``: how many times more an update does to the answers than its layers do by themselves. ``each``: how layers that
+    do not depend on each other are done.
     """
 
     calibration: Calibration
     price: float
     coherence: float = 1.0
+    each: Each = one_by_one
 
     def round(
         self, weights: Mapping[str, Floats], base: Mapping[str, EncodedTensor], unchanged: frozenset[str]
@@ -46,11 +49,9 @@ class Compensated:
         """
         if not base:
             return self._in_sequence(weights)
-        rounded: dict[str, EncodedTensor] = {}
-        for calibrated in self._told():
-            for tensor in self._layer(calibrated, weights, base, unchanged):
-                rounded[tensor.name] = tensor
-        return rounded
+        tasks = [self._update(calibrated, weights, base, unchanged) for calibrated in self._told()]
+        rounded = self.each(_updated, tasks, [0 if task.has_weight else task.weight.size for task in tasks])
+        return {tensor.name: tensor for tensors in rounded for tensor in tensors}
 
     def _told(self) -> list[Calibrated]:
         return [calibrated for calibrated in self.calibration.layers.values() if calibrated.sensitivity > 0]
@@ -62,48 +63,80 @@ class Compensated:
         for calibrated in self._told():
             layer, aim = calibrated.layer, propagation.reach(calibrated)
             weight, bias = weights[layer.weight], weights[layer.bias] if layer.bias else None
-            tensors = self._alone(aim.calibrated, weight, bias, aim)
+            tensors = _alone(aim.calibrated, weight, bias, self.price, aim)
             propagation.take(tensors)
             rounded |= {tensor.name: tensor for tensor in tensors}
         return rounded
 
-    def _layer(
+    def _update(
         self,
         calibrated: Calibrated,
         weights: Mapping[str, Floats],
         base: Mapping[str, EncodedTensor],
         unchanged: frozenset[str],
-    ) -> list[EncodedTensor]:
+    ) -> _LayerUpdate:
         layer = calibrated.layer
         weight, bias = weights[layer.weight], weights[layer.bias] if layer.bias else None
-        before, bias_before = base.get(layer.weight), base.get(layer.bias or "")
-        if before is None or len(before.shape) != weight.ndim:
-            return self._alone(calibrated, weight, bias)
-        if layer.weight not in unchanged:
-            tensor, owed = revise_layer(
-                calibrated, weight, bias, base=before, base_bias=bias_before, price=self.price, coherence=self.coherence
-            )
-            return [tensor] if owed is None else [tensor, owed]
-        if bias is None or (layer.bias in unchanged and bias_before is not None):
-            return [before] if bias_before is None else [before, bias_before]
-        revised = revise_bias(calibrated, weight, bias, base=before, base_bias=bias_before, price=self.price)
-        return [before] if revised is None else [before, revised]
+        return _LayerUpdate(
+            calibrated,
+            weight,
+            bias,
+            base=base.get(layer.weight),
+            base_bias=base.get(layer.bias or ""),
+            has_weight=layer.weight in unchanged,
+            has_bias=layer.bias in unchanged,
+            price=self.price,
+            coherence=self.coherence,
+        )
 
-    def _alone(
-        self, calibrated: Calibrated, weight: Floats, bias: Floats | None, aim: Aim | None = None
-    ) -> list[EncodedTensor]:
-        """A layer that the base does not have."""
-        layer = calibrated.layer
-        rows: Doubles = layer.rows(weight.astype(np.float64))
-        wanted: Doubles = np.zeros(rows.shape[:2]) if bias is None else bias.astype(np.float64).reshape(rows.shape[:2])
-        if aim is not None:
-            rows, wanted = aim.corrected(rows, wanted)
-        found = round_layer(rows, wanted, calibrated, self.price)
-        tensor = grid_tensor(layer.weight, layer.weight_of(found.levels, weight.shape), found.step)
-        if bias is None or layer.bias is None:
-            return [tensor]
-        owed = found.bias.reshape(bias.shape).astype(np.float32)
-        return [tensor, on_grid(layer.bias, owed, found.bias_step)]
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _LayerUpdate:
+    """One layer of an update: its floats, what the vehicle has of it, and whether that came from the same floats."""
+
+    calibrated: Calibrated
+    weight: Floats
+    bias: Floats | None
+    base: EncodedTensor | None
+    base_bias: EncodedTensor | None
+    has_weight: bool
+    has_bias: bool
+    price: float
+    coherence: float
+
+
+def _updated(update: _LayerUpdate) -> list[EncodedTensor]:
+    """The layer's weight, and its bias if it has one."""
+    calibrated, weight, bias, price = update.calibrated, update.weight, update.bias, update.price
+    before, bias_before = update.base, update.base_bias
+    if before is None or len(before.shape) != weight.ndim:
+        return _alone(calibrated, weight, bias, price)
+    if not update.has_weight:
+        tensor, owed = revise_layer(
+            calibrated, weight, bias, base=before, base_bias=bias_before, price=price, coherence=update.coherence
+        )
+        return [tensor] if owed is None else [tensor, owed]
+    if bias is None or (update.has_bias and bias_before is not None):
+        return [before] if bias_before is None else [before, bias_before]
+    revised = revise_bias(calibrated, weight, bias, base=before, base_bias=bias_before, price=price)
+    return [before] if revised is None else [before, revised]
+
+
+def _alone(
+    calibrated: Calibrated, weight: Floats, bias: Floats | None, price: float, aim: Aim | None = None
+) -> list[EncodedTensor]:
+    """A layer by itself, as where the base does not have it."""
+    layer = calibrated.layer
+    rows: Doubles = layer.rows(weight.astype(np.float64))
+    wanted: Doubles = np.zeros(rows.shape[:2]) if bias is None else bias.astype(np.float64).reshape(rows.shape[:2])
+    if aim is not None:
+        rows, wanted = aim.corrected(rows, wanted)
+    found = round_layer(rows, wanted, calibrated, price)
+    tensor = grid_tensor(layer.weight, layer.weight_of(found.levels, weight.shape), found.step)
+    if bias is None or layer.bias is None:
+        return [tensor]
+    owed = found.bias.reshape(bias.shape).astype(np.float32)
+    return [tensor, on_grid(layer.bias, owed, found.bias_step)]
 
 
 def coherence_of(

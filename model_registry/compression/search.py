@@ -26,6 +26,7 @@ from model_registry.compression.expectation import coarsest
 from model_registry.compression.judges import PLAIN, TELLING, Everyone, Judges
 from model_registry.compression.pictures import Parted, calibrated_on, preprocessing_of
 from model_registry.compression.pipeline import SourceNetwork, compress, untouched
+from model_registry.compression.processes import Each, at_once
 from model_registry.compression.quantization import Setting
 from model_registry.compression.rounding import Compensated, coherence_of
 from model_registry.compression.trials import (
@@ -79,7 +80,8 @@ def calibrate(
     shown, parts = _Shown(progress), Parted.of(pictures(folder))
     told = _Told.by(network, parts, shown)
     if base is not None and _asks_the_same(base, network) and told.shows(base):
-        return _delivering(network, base, told, max_lost, shown)
+        with at_once() as each:
+            return _delivering(network, base, told, max_lost, each=each, progress=shown)
     trials = Trials(network, base, settings_row(told.calibration), shown)
     found = _smallest(trials, told.judges.divergences, told.everyone.divergences, MAX_DIVERGENCE, MAX_DIVERGENCE)
     return _calibrated_on_all(network, found, told.calibration, parts.judge) if base is None else found
@@ -109,12 +111,14 @@ class _Told:
         return self.judges.can_compare(base) and self.judges.divergences(base)[TELLING] > 0
 
 
-def _delivering(network: SourceNetwork, base: Content, told: _Told, max_lost: float, progress: Progress) -> Search:
+def _delivering(
+    network: SourceNetwork, base: Content, told: _Told, max_lost: float, *, each: Each, progress: Progress
+) -> Search:
     """The smallest delta that loses at most the share ``max_lost`` of the update from ``base``."""
     before = {tensor.name: tensor for tensor in base.tensors}
     update = float(told.judges.divergences(base)[PLAIN])
     coherence = coherence_of(update, told.calibration, network.weights, before)
-    trials = Trials(network, base, settings_row(told.calibration, coherence), progress)
+    trials = Trials(network, base, settings_row(told.calibration, coherence, each), progress)
     # What no delta is asked to mend.
     kept, like = [_kept(network, base)], _like(base)
 
@@ -141,15 +145,16 @@ def _delivering(network: SourceNetwork, base: Content, told: _Told, max_lost: fl
 def _told_of(found: Search, base: Content, everyone: Everyone, kept: Sequence[Content], like: dict[str, Any]) -> Search:
     """With what is lost on all pictures in the recipe, instead of the loss that was worked out from weights."""
     missing, whole, noise = everyone.divergences(found.content), everyone.divergences(base), _noise(everyone, kept)
-    shares = _shares(missing, whole)
+    shares, errs = _shares(missing, whole), _shares(noise, whole)
     error = standard_error(everyone.each(found.content)[PLAIN], everyone.each(base)[PLAIN])
     outcome = {
         "lost": round(float(shares[TELLING]), 4),
-        "noise": round(float(min(noise[TELLING], missing[TELLING]) / whole[TELLING]), 4),
+        "noise": round(float(min(errs[TELLING], shares[TELLING])), 4),
         "like": like,
     }
     untempered = Untempered(round(float(shares[PLAIN]), 4), round(float(error), 4))
-    return replace(found, content=found.content.with_recipe(**outcome), untempered=untempered)
+    content = found.content.with_recipe(**outcome)
+    return replace(found, content=content, untempered=untempered, noise=float(errs[TELLING]))
 
 
 def reserved(max_lost: float, temperature: float) -> float:

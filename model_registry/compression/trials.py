@@ -14,6 +14,7 @@ from types import MappingProxyType
 from model_registry.compression.calibration import Calibration
 from model_registry.compression.expectation import OCTAVE, stride
 from model_registry.compression.pipeline import SourceNetwork, compress
+from model_registry.compression.processes import Each, one_by_one
 from model_registry.compression.quantization import Setting
 from model_registry.compression.rounding import Compensated
 from model_registry.contract.content import Content
@@ -64,22 +65,24 @@ class Untempered:
 class Search:
     """The content that was chosen, the ``bytes`` that travelled for it when it was tried, and all points, large to small.
 
-    ``untempered``: where what is lost of an update was bounded.
+    Where what is lost of an update was bounded: ``untempered``, and ``noise``, the share of the update that the base's line of
+    models errs anyway.
     """
 
     content: Content
     bytes: int
     points: tuple[Point, ...]
     untempered: Untempered | None = None
+    noise: float = 0.0
 
     def with_points(self, more: Iterable[Point]) -> Search:
         """The same with what was seen elsewhere as well."""
         return replace(self, points=tuple(sorted({*self.points, *more}, key=lambda point: -point.bytes)))
 
 
-def settings_row(measured: Calibration, coherence: float = 1.0) -> dict[str, AnySetting]:
+def settings_row(measured: Calibration, coherence: float = 1.0, each: Each = one_by_one) -> dict[str, AnySetting]:
     """What may be chosen, fine to coarse."""
-    return {**_WAYS_OUT} | {f"price {price:g}": Compensated(measured, price, coherence) for price in PRICES}
+    return {**_WAYS_OUT} | {f"price {price:g}": Compensated(measured, price, coherence, each) for price in PRICES}
 
 
 class Trials:

@@ -1,59 +1,34 @@
-"""How a whole network is rounded near its base: what the layers' updates do together."""
+"""The layers of an update, which do not depend on each other."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from model_registry.compression.calibration import Calibrated, Calibration
-from model_registry.compression.quantization import grid_tensor
-from model_registry.compression.rounding import coherence_of
-from model_registry.models.linear_layers import LinearLayer
-from tests.registry.compression.test_compensation import correlated, moments
-
-OUTPUTS, INPUTS = 5, 8
-MOMENTS = moments(correlated(INPUTS))
-LAYERS = {name: Calibrated(LinearLayer(name, f"{name}.b", "x"), MOMENTS, 2.0) for name in ("one", "two")}
-CALIBRATION = Calibration(LAYERS, graph=b"", requests=())
-BASE = {
-    tensor.name: tensor
-    for name in CALIBRATION.layers
-    for tensor in (
-        grid_tensor(name, np.random.default_rng(1).integers(-20, 21, (OUTPUTS, INPUTS)), 0.5),
-        grid_tensor(f"{name}.b", np.arange(OUTPUTS), 0.25),
-    )
-}
+from model_registry.compression import processes
+from model_registry.compression.calibration import calibrate_layers
+from model_registry.compression.processes import at_once
+from model_registry.compression.rounding import Compensated
+from model_registry.contract.content import content_parts, digest_of
+from model_registry.contract.tensors import EncodedTensor
+from tests.registry.compression.test_propagation import PRICE, WEIGHTS, chain, pictures
 
 
-def moved(name: str) -> dict[str, np.ndarray]:
-    """The base's weights with 1 added to every bias of a layer, which makes an energy of 1 at each of its outputs."""
-    weights = {key: tensor.dequantize() for key, tensor in BASE.items()}
-    return {**weights, f"{name}.b": weights[f"{name}.b"] + np.float32(1)}
+def digest(*tensors: EncodedTensor) -> str:
+    return digest_of(content_parts(b"", b"", tensors))
 
 
-def test_layers_that_move_in_concert_do_more_than_each_alone() -> None:
-    weights = {**moved("one"), "two.b": moved("two")["two.b"]}
-    alone = 2 * 2.0 * OUTPUTS
-    assert coherence_of(3 * alone, CALIBRATION, weights, BASE) == pytest.approx(3)
-
-
-def test_an_update_that_does_less_than_its_layers_is_not_in_concert() -> None:
-    assert coherence_of(1.0, CALIBRATION, moved("one"), BASE) == 1
-
-
-def resized(levels: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """The levels where both overlap, and something else beyond."""
-    shared = tuple(slice(0, min(sides)) for sides in zip(levels.shape, shape, strict=True))
-    laid = np.full(shape, 7)
-    laid[shared] = levels[shared]
-    return laid
-
-
-def test_layers_that_the_base_does_not_have_do_not_count_and_those_of_another_size_where_both_overlap() -> None:
-    other = {key: tensor for key, tensor in BASE.items() if not key.startswith("two")}
-    weights = {**moved("one"), "two.b": moved("two")["two.b"]}
-    assert coherence_of(3 * 2.0 * OUTPUTS, CALIBRATION, weights, other) == pytest.approx(3)
-    for outputs, energy in ((OUTPUTS - 1, OUTPUTS - 1), (OUTPUTS + 1, OUTPUTS)):
-        other["one"] = grid_tensor("one", resized(BASE["one"].values, (outputs, INPUTS)), 0.5)
-        other["one.b"] = grid_tensor("one.b", resized(BASE["one.b"].values, (outputs,)), 0.25)
-        assert coherence_of(3 * 2.0 * energy, CALIBRATION, weights, other) == pytest.approx(3)
+def test_an_update_is_the_same_however_many_processes_round_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "WORTH_IT", 0)
+    calibration = calibrate_layers(chain(), pictures(20, seed=1))
+    base = Compensated(calibration, PRICE).round(WEIGHTS, {}, frozenset())
+    rng = np.random.default_rng(5)
+    later = {name: value + np.float32(0.02) * rng.standard_normal(value.shape, np.float32) for name, value in WEIGHTS.items()}
+    unchanged = frozenset({"second", "second.bias"})
+    alone = Compensated(calibration, PRICE / 10).round(later, base, unchanged)
+    with at_once(2) as each:
+        together = Compensated(calibration, PRICE / 10, each=each).round(later, base, unchanged)
+    assert list(together) == list(alone)
+    assert digest(*together.values()) == digest(*alone.values())
+    assert digest(alone["second"]) == digest(base["second"])
+    assert digest(alone["first"]) != digest(base["first"])
