@@ -29,7 +29,7 @@ from model_registry.contract.full import MAGIC, decode_full
 from model_registry.contract.limits import DEFAULT_LIMITS
 from model_registry.contract.manifest import GoldenVector, Lineage, Manifest
 from model_registry.contract.session import Session, self_test
-from model_registry.contract.tensors import EncodedTensor, float32_tensor
+from model_registry.contract.tensors import EncodedTensor, Encoding, float32_tensor
 from model_registry.models import graphs
 from model_registry.models.checkpoints import Checkpoint, Weights
 from model_registry.models.files import read_file
@@ -154,7 +154,9 @@ def _encode(
     before = _base_tensors(base)
     have = {name: tensor for name, (tensor, _) in before.items()}
     unchanged = frozenset(_from_same_floats(before, sources))
-    rounded = setting.round(network.weights, have, unchanged) if isinstance(setting, Compensated) else {}
+    rounded: Mapping[str, EncodedTensor] = {}
+    if isinstance(setting, Compensated):
+        rounded = setting.round(network.weights, have, unchanged, in_sequence=base is None or "price" in line_of(base))
     # What no layer multiplies is encoded without data.
     plain = setting if isinstance(setting, Setting) else Setting()
     total = max(network.manifest.parameters, 1)
@@ -173,6 +175,16 @@ def _encode(
         else:
             updates.append(update_tensor(value, own, before.get(name), sources[name], exact=setting is None))
     return tuple(update.tensor for update in updates), lost_share(updates)
+
+
+def line_of(base: Content) -> dict[str, Any]:
+    """How coarse the line of models is: the setting of the release that had no base; nothing where codebooks were kept."""
+    recipe = base.manifest.lineage.recipe
+    # In a later release codebooks may be grids that moved: what the line was told to be like is in its lineage.
+    if "like" not in recipe and any(tensor.encoding is Encoding.CODEBOOK for tensor in base.tensors):
+        return {}
+    like = recipe.get("like", recipe)
+    return {key: like[key] for key in ("price", "step", "codebooks") if key in like} if isinstance(like, dict) else {}
 
 
 def untouched(network: SourceNetwork, base: Content | None) -> dict[str, EncodedTensor]:

@@ -1,13 +1,14 @@
 """A setting made from data: every calibrated layer of a network rounded for one price of a bit.
 
-Without a base one layer is rounded behind the other (propagation.py). A delta brings an update and does not mend what the
-base's compression did: with one, every layer is rounded for what it sees in the float network.
+One layer is rounded behind the other (propagation.py): without a base, and from a base that was made so, each of whose layers
+takes back what those before it had done; mended by itself, it would do that no more. From another base a delta brings an update
+and does not mend what the base's compression did: every layer is rounded for what it sees in the float network.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -29,8 +30,8 @@ Doubles = npt.NDArray[np.floating[Any]]
 class Compensated:
     """What was measured on pictures, and the ``price`` of a bit in nats of divergence.
 
-    ``coherence``: how many times more an update does to the answers than its layers do by themselves. ``each``: how layers that
-    do not depend on each other are done.
+    ``coherence``: how many times more an update does to the answers than its layers do by themselves; 1 in a sequence, where
+    later layers take back what earlier ones lack. ``each``: how layers that do not depend on each other are done.
     """
 
     calibration: Calibration
@@ -39,7 +40,12 @@ class Compensated:
     each: Each = one_by_one
 
     def round(
-        self, weights: Mapping[str, Floats], base: Mapping[str, EncodedTensor], unchanged: frozenset[str]
+        self,
+        weights: Mapping[str, Floats],
+        base: Mapping[str, EncodedTensor],
+        unchanged: frozenset[str],
+        *,
+        in_sequence: bool,
     ) -> dict[str, EncodedTensor]:
         """Every calibrated layer's weight on its grid or codebook, and its bias with what the rounding owes it, by name.
 
@@ -47,26 +53,14 @@ class Compensated:
         ``base``: the tensors that the vehicle has, by name; a layer that grew or shrank is met where both overlap.
         ``unchanged``: the tensors that came from the same floats as the base's.
         """
-        if not base:
-            return self._in_sequence(weights)
         tasks = [self._update(calibrated, weights, base, unchanged) for calibrated in self._told()]
+        if in_sequence:
+            return _in_sequence(tasks, Propagation(self.calibration, weights))
         rounded = self.each(_updated, tasks, [0 if task.has_weight else task.weight.size for task in tasks])
         return {tensor.name: tensor for tensors in rounded for tensor in tensors}
 
     def _told(self) -> list[Calibrated]:
         return [calibrated for calibrated in self.calibration.layers.values() if calibrated.sensitivity > 0]
-
-    def _in_sequence(self, weights: Mapping[str, Floats]) -> dict[str, EncodedTensor]:
-        """Without a base: every layer behind those that are rounded already."""
-        propagation = Propagation(self.calibration, weights)
-        rounded: dict[str, EncodedTensor] = {}
-        for calibrated in self._told():
-            layer, aim = calibrated.layer, propagation.reach(calibrated)
-            weight, bias = weights[layer.weight], weights[layer.bias] if layer.bias else None
-            tensors = _alone(aim.calibrated, weight, bias, self.price, aim)
-            propagation.take(tensors)
-            rounded |= {tensor.name: tensor for tensor in tensors}
-        return rounded
 
     def _update(
         self,
@@ -103,6 +97,21 @@ class _LayerUpdate:
     has_bias: bool
     price: float
     coherence: float
+    aim: Aim | None = None
+
+    def aimed(self, aim: Aim) -> _LayerUpdate:
+        """The same layer behind others that are rounded."""
+        return replace(self, calibrated=aim.calibrated, coherence=1.0, aim=aim)
+
+
+def _in_sequence(tasks: Iterable[_LayerUpdate], propagation: Propagation) -> dict[str, EncodedTensor]:
+    """Every layer behind those that are rounded already."""
+    rounded: dict[str, EncodedTensor] = {}
+    for task in tasks:
+        tensors = _updated(task.aimed(propagation.reach(task.calibrated)))
+        propagation.take(tensors)
+        rounded |= {tensor.name: tensor for tensor in tensors}
+    return rounded
 
 
 def _updated(update: _LayerUpdate) -> list[EncodedTensor]:
@@ -110,7 +119,11 @@ def _updated(update: _LayerUpdate) -> list[EncodedTensor]:
     calibrated, weight, bias, price = update.calibrated, update.weight, update.bias, update.price
     before, bias_before = update.base, update.base_bias
     if before is None or len(before.shape) != weight.ndim:
-        return _alone(calibrated, weight, bias, price)
+        return _alone(update)
+    if update.aim is not None:
+        rows, wanted = _wanted(update)
+        weight = calibrated.layer.weight_of(rows, weight.shape).astype(np.float32)
+        bias = None if bias is None else wanted.reshape(bias.shape).astype(np.float32)
     if not update.has_weight:
         tensor, owed = revise_layer(
             calibrated, weight, bias, base=before, base_bias=bias_before, price=price, coherence=update.coherence
@@ -122,17 +135,19 @@ def _updated(update: _LayerUpdate) -> list[EncodedTensor]:
     return [before] if revised is None else [before, revised]
 
 
-def _alone(
-    calibrated: Calibrated, weight: Floats, bias: Floats | None, price: float, aim: Aim | None = None
-) -> list[EncodedTensor]:
-    """A layer by itself, as where the base does not have it."""
-    layer = calibrated.layer
-    rows: Doubles = layer.rows(weight.astype(np.float64))
+def _wanted(update: _LayerUpdate) -> tuple[Doubles, Doubles]:
+    """Rows (groups, outputs, inputs) and bias (groups, outputs) to come near to."""
+    layer, bias = update.calibrated.layer, update.bias
+    rows: Doubles = layer.rows(update.weight.astype(np.float64))
     wanted: Doubles = np.zeros(rows.shape[:2]) if bias is None else bias.astype(np.float64).reshape(rows.shape[:2])
-    if aim is not None:
-        rows, wanted = aim.corrected(rows, wanted)
-    found = round_layer(rows, wanted, calibrated, price)
-    tensor = grid_tensor(layer.weight, layer.weight_of(found.levels, weight.shape), found.step)
+    return (rows, wanted) if update.aim is None else update.aim.corrected(rows, wanted)
+
+
+def _alone(update: _LayerUpdate) -> list[EncodedTensor]:
+    """A layer that the base does not have."""
+    layer, bias = update.calibrated.layer, update.bias
+    found = round_layer(*_wanted(update), update.calibrated, update.price)
+    tensor = grid_tensor(layer.weight, layer.weight_of(found.levels, update.weight.shape), found.step)
     if bias is None or layer.bias is None:
         return [tensor]
     owed = found.bias.reshape(bias.shape).astype(np.float32)

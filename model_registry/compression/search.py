@@ -25,7 +25,7 @@ from model_registry.compression.calibration import Calibration, joined
 from model_registry.compression.expectation import coarsest
 from model_registry.compression.judges import PLAIN, TELLING, Everyone, Judges
 from model_registry.compression.pictures import Parted, calibrated_on, preprocessing_of
-from model_registry.compression.pipeline import SourceNetwork, compress, untouched
+from model_registry.compression.pipeline import SourceNetwork, compress, line_of, untouched
 from model_registry.compression.processes import Each, at_once
 from model_registry.compression.quantization import Setting
 from model_registry.compression.rounding import Compensated, coherence_of
@@ -44,7 +44,6 @@ from model_registry.compression.trials import (
 from model_registry.compression.updates import LOST_LIMIT
 from model_registry.contract.content import Content
 from model_registry.contract.full import encode_full
-from model_registry.contract.tensors import Encoding
 from model_registry.models.evaluation import pictures
 
 Doubles = npt.NDArray[np.float64]
@@ -120,7 +119,7 @@ def _delivering(
     coherence = coherence_of(update, told.calibration, network.weights, before)
     trials = Trials(network, base, settings_row(told.calibration, coherence, each), progress)
     # What no delta is asked to mend.
-    kept, like = [_kept(network, base)], _like(base)
+    kept, like = [_kept(network, base)], line_of(base)
 
     def lost(judges: Judges | Everyone, content: Content) -> Doubles:
         update, noise = judges.divergences(base), _noise(judges, kept)
@@ -235,16 +234,6 @@ def _kept(network: SourceNetwork, base: Content) -> Content:
     kept = untouched(network, base)
     exact = network.exact()
     return Content(exact.manifest, exact.graph, tuple(kept.get(tensor.name, tensor) for tensor in exact.tensors))
-
-
-def _like(base: Content) -> dict[str, Any]:
-    """How coarse the line of models is: the setting of the release that had no base; nothing where codebooks were kept."""
-    recipe = base.manifest.lineage.recipe
-    # In a later release codebooks may be grids that moved: what the line was told to be like is in its lineage.
-    if "like" not in recipe and any(tensor.encoding is Encoding.CODEBOOK for tensor in base.tensors):
-        return {}
-    like = recipe.get("like", recipe)
-    return {key: like[key] for key in ("price", "step", "codebooks") if key in like} if isinstance(like, dict) else {}
 
 
 def _setting_like(like: dict[str, Any], measured: Calibration) -> AnySetting:
