@@ -100,13 +100,17 @@ def registry_with(data: Path, **changes: object) -> Iterator[Registry]:
     built.close()
 
 
-def signed_targets(registry: Registry, role: str) -> dict[str, Any]:
-    """The newest targets of a delegated role."""
+def role_file(registry: Registry, role: str) -> bytes:
+    """The newest file of a delegated role: what a vehicle fetches of it."""
     names = [
         int(path.name.split(".")[0]) for path in (registry.settings.files_directory / "metadata/image").glob(f"*.{role}.json")
     ]
-    data = registry.metadata.read(f"{max(names)}.{role}.json") or b""
-    targets: dict[str, Any] = parse_json_object(data, max_bytes=10**6)["signed"]["targets"]
+    return registry.metadata.read(f"{max(names)}.{role}.json") or b""
+
+
+def signed_targets(registry: Registry, role: str) -> dict[str, Any]:
+    """The newest targets of a delegated role."""
+    targets: dict[str, Any] = parse_json_object(role_file(registry, role), max_bytes=10**6)["signed"]["targets"]
     return targets
 
 

@@ -24,7 +24,7 @@ from server.worker import tick_rollouts
 from tests.server.conftest import settings_in
 from tests.server.fleet import FAMILY, add_version
 from tests.server.releases import Releases
-from tests.server.test_jobs import signed_targets
+from tests.server.test_jobs import role_file, signed_targets
 
 ROLE = "family-signs"
 
@@ -88,8 +88,7 @@ class Published(Releases):
         return len(list((self.registry.settings.files_directory / "metadata/image").iterdir()))
 
     def role_bytes(self) -> int:
-        folder = self.registry.settings.files_directory / "metadata/image"
-        return max(folder.glob(f"*.{ROLE}.json"), key=lambda path: int(path.name.split(".")[0])).stat().st_size
+        return len(role_file(self.registry, ROLE))
 
 
 def look(registry: Registry) -> None:

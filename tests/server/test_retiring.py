@@ -21,7 +21,7 @@ from server.services.rollouts import RolloutEvent
 from server.tables import DeltaState, RetiredBecause, Vehicle
 from tests.server.fleet import FAMILY, digest
 from tests.server.releases import Releases
-from tests.server.test_jobs import Clock
+from tests.server.test_jobs import Clock, role_file, signed_targets
 
 
 class TestRetiring:
@@ -151,13 +151,9 @@ class TestGoing:
 
     def role_bytes(self, registry: Registry) -> int:
         """What a vehicle fetches to learn of this family's deltas."""
-        folder = registry.settings.files_directory / "metadata/image"
-        newest = max(folder.glob("*.deltas-signs.json"), key=lambda path: int(path.name.split(".")[0]))
-        return newest.stat().st_size
+        return len(role_file(registry, "deltas-signs"))
 
     def names(self, registry: Registry) -> set[str]:
-        from tests.server.test_jobs import signed_targets
-
         return set(signed_targets(registry, "deltas-signs"))
 
     def files(self, registry: Registry) -> int:
