@@ -156,7 +156,7 @@ def _encode(
     unchanged = frozenset(_from_same_floats(before, sources))
     rounded: Mapping[str, EncodedTensor] = {}
     if isinstance(setting, Compensated):
-        rounded = setting.round(network.weights, have, unchanged, in_sequence=base is None or "price" in line_of(base))
+        rounded = setting.round(network.weights, have, unchanged)
     # What no layer multiplies is encoded without data.
     plain = setting if isinstance(setting, Setting) else Setting()
     total = max(network.manifest.parameters, 1)

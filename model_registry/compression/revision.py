@@ -3,17 +3,14 @@
 Several lattices compete: the base's codebook, that codebook with entries moved to where their weights went (a grid of few
 levels is one, too), and a grid; where the base has a grid, its step is halved as often as the price asks or once less, so that
 "no change" is exact. The layer is settled on each, and the one is taken for which damage + price x the bits that the coder
-asks is least. On each the offsets of its rows (offsets.py) come first, which take least, and are revised with the levels; once
-they stay what they are, for layers that were pruned rather than moved.
+asks is least. Biases are one more column, on the base's grid of biases.
 
-Rounding with error compensation (compensation.py) makes a first choice of levels. A delta is a low-rate code, where most
-weights keep their level, and there a choice made in one pass is far from the best: coordinate descent (descent.py) goes over
-the weights many times. Biases are one more column, on the base's grid of biases.
-
-What a price leaves undone is not noise: a layer stops short of its goal on the way from the base, and training moved all
-layers together, so that what they lack adds up in the answers. Where the update as a whole does ``coherence`` times what its
-layers do by themselves, what is missing along it counts for so much more; descent on that damage is what it takes to aim
-beyond the goal by coherence - 1 times the share of the way that is missing.
+A delta is a low-rate code, where most weights keep their level, and what one change costs hangs on how many others there are.
+So coordinate descent (descent.py), which goes over the weights many times, starts from no change at all: from levels that were
+rounded near to what is wanted it comes to rest among many changes that are cheap because they are many (26 kB of a head that
+takes 270 bytes). The exception is what training pruned: it starts at zero, since "all that are small" is told in a few bytes
+where each by itself is not worth its own. Offsets of rows (offsets.py) come first, which take least, and are revised with the
+levels.
 """
 
 from __future__ import annotations
@@ -29,7 +26,6 @@ import numpy.typing as npt
 from model_registry.compression.calibration import Calibrated
 from model_registry.compression.compensation import (
     PASSES,
-    round_groups,
     storable_step,
     wanted_bias_step,
     wanted_step,
@@ -46,60 +42,29 @@ from model_registry.contract.entropy import COST_UNIT
 from model_registry.contract.tensors import EncodedTensor, Encoding
 
 Doubles = npt.NDArray[np.floating[Any]]
+Booleans = npt.NDArray[np.bool_]
 # Over the weights on every lattice, and once more on the best, at most.
 SWEEPS, LAST_SWEEPS = 4, 12
-# How far beyond its goal a layer may aim, in lengths of its update, and the part of the way there that a sweep goes.
-FARTHEST_AIM, APPROACH = 2.0, 0.25
-# A layer that stays what it is while its aim moves by less than this has come to rest.
-REST = 0.001
 # What float32 tells apart: where nothing depends on a layer, no step would be too coarse.
 MAX_DOUBLINGS = 24
 GRIDS = (Encoding.GRID8, Encoding.GRID16)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Course:
-    """The way from the base to the goal, (groups, outputs, inputs + 1), and what the moments make of it."""
-
-    update: Doubles
-    disturbance: Doubles
-    coherence: float
-
-    @classmethod
-    def of(cls, goal: Goal, weights: Doubles, bias: Doubles, coherence: float) -> _Course:
-        update = goal.errors(weights, bias)
-        return cls(update, goal.disturbance(update), coherence)
-
-    def wanted(self, errors: Doubles) -> float:
-        """By which share of the way to aim beyond the goal while ``errors`` are left."""
-        whole = float(np.vdot(self.update, self.disturbance))
-        missing = float(np.vdot(errors, self.disturbance)) / whole if whole > 0 else 0.0
-        return min(max((self.coherence - 1) * missing, 0.0), FARTHEST_AIM)
-
-    def beyond(self, goal: Goal, share: float) -> Goal:
-        """A goal that lies by this share of the way behind ``goal``."""
-        further = share * self.update
-        return replace(goal, rows=goal.rows + further[..., :-1], bias=goal.bias + further[..., -1])
-
-
-@dataclass(frozen=True, slots=True, eq=False)
 class _Draft:
-    """The layer as it has become so far, its ``offsets`` aside, and by which share of its way it aims ``beyond`` the goal."""
+    """The layer as it has become so far, its ``offsets`` aside."""
 
     plain: Choice
     biases: Choice
     offsets: RowOffsets | None
-    beyond: float = 0.0
 
     @property
     def choice(self) -> Choice:
         return self.plain if self.offsets is None else replace(self.plain, offsets=self.offsets.added)
 
     def rests(self, before: _Draft) -> bool:
-        """Whether to go over it once more would find hardly anything that was not found from ``before``."""
-        return abs(self.beyond - before.beyond) < REST and all(
-            np.array_equal(now.levels, then.levels) for now, then in zip(self._chosen, before._chosen, strict=True)
-        )
+        """Whether to go over it once more would find nothing that was not found from ``before``."""
+        return all(np.array_equal(now.levels, then.levels) for now, then in zip(self._chosen, before._chosen, strict=True))
 
     @property
     def _chosen(self) -> tuple[Choice, ...]:
@@ -128,38 +93,33 @@ def revise_layer(
     base: EncodedTensor,
     base_bias: EncodedTensor | None,
     price: float,
-    coherence: float = 1.0,
+    trained: Floats | None = None,
 ) -> tuple[EncodedTensor, EncodedTensor | None]:
-    """Encode a layer for ``price`` nats a bit, near ``base`` and ``base_bias``, which may have other sizes, not other ranks."""
+    """Encode a layer for ``price`` nats a bit, near ``base`` and ``base_bias``, which may have other sizes, not other ranks.
+
+    ``trained``: the weights as training left them, where those that are wanted here are others.
+    """
     goal = Goal.of(calibrated, weight, bias, price)
     biases, kept = _bias_choices(goal, base_bias)
     before = goal.layer.rows(_overlap(base.without_offsets(), weight.shape))
-    vehicles = goal.layer.rows(_overlap(base.dequantize(), weight.shape))
-    course = _Course.of(goal, vehicles, kept.lattice.values(kept.base), coherence)
+    gone = goal.layer.rows(weight if trained is None else trained) == 0
+    has = goal.layer.rows(_overlap(np.ones(base.shape, np.float32), weight.shape)) > 0
 
     def finished(draft: _Draft) -> tuple[EncodedTensor, _Finished]:
         levels = goal.layer.weight_of(draft.plain.levels, goal.shape)
         tensor = _tensor(goal.layer.weight, levels, draft.plain.lattice, base)
         if draft.offsets is not None:
             tensor = replace(tensor, offsets=draft.offsets.stored)
-        aim = course.beyond(goal, draft.beyond)
-        owed = _cheapest_biases(goal, aim, draft.choice.values, [draft.biases, kept], base_bias)
+        owed = _cheapest_biases(goal, draft.choice.values, [draft.biases, kept], base_bias)
         return tensor, replace(owed, bits=owed.bits + _coded_bits(base, tensor))
 
-    def drafted(start: Choice, offsets: RowOffsets | None) -> _Draft:
-        return _swept(goal, course, _drafted(goal, start, biases, offsets), SWEEPS)
-
     starts = _starts(wanted_step(calibrated, goal.factors, price), goal.rows, before, base)
-    drafts = [drafted(start, RowOffsets.of(goal, base, start)) for start in starts]
-    told, best = min(((finished(draft)[1], draft) for draft in drafts), key=lambda pair: pair[0].cost)
-    if best.offsets is not None:
-        # Weights that were pruned rather than moved are told by magnitude, which levels settle on without offsets only: 3,787
-        # bytes instead of 24,137 for a network of which 15 % was pruned. What is better and takes more is left to a lower
-        # price: else no price would lead to what lies between.
-        plain = drafted(starts[0], best.offsets.kept)
-        _, other = finished(plain)
-        best = plain if other.cost < told.cost and other.bits < told.bits else best
-    tensor, chosen = finished(_swept(goal, course, best, LAST_SWEEPS))
+    starts = [replace(start, levels=_first_levels(start, goal.rows, gone, has)) for start in starts]
+    finest = min(starts, key=lambda start: start.lattice.step if isinstance(start.lattice, Grid) else math.inf)
+    anew = replace(finest, levels=finest.lattice.nearest(goal.rows))
+    drafts = [_drafted(goal, start, biases, RowOffsets.of(goal, base, start)) for start in (*starts, anew)]
+    best = min((_swept(goal, draft, SWEEPS) for draft in drafts), key=lambda draft: finished(draft)[1].cost)
+    tensor, chosen = finished(_swept(goal, best, LAST_SWEEPS))
     return tensor, chosen.bias
 
 
@@ -169,7 +129,7 @@ def revise_bias(
     """The bias alone, where the weight stays what it is in ``base``, of the same shape."""
     goal = Goal.of(calibrated, weight, bias, price)
     kept = calibrated.layer.rows(base.dequantize().astype(np.float64))
-    return _cheapest_biases(goal, goal, kept, _bias_choices(goal, base_bias), base_bias).bias
+    return _cheapest_biases(goal, kept, _bias_choices(goal, base_bias), base_bias).bias
 
 
 def _starts(wanted: float, rows: Doubles, before: Doubles, base: EncodedTensor) -> list[Choice]:
@@ -182,6 +142,11 @@ def _starts(wanted: float, rows: Doubles, before: Doubles, base: EncodedTensor) 
     kept = _unchanged(book, before)
     starts.append(replace(kept, lattice=_moved(book, kept.base, rows)))
     return [kept, *starts] if base.encoding is Encoding.CODEBOOK else starts
+
+
+def _first_levels(start: Choice, rows: Doubles, gone: Booleans, has: Booleans) -> Integers:
+    """Those of the base where it ``has`` some, but zero where training pruned."""
+    return np.where(gone, start.lattice.zero, np.where(has, start.base, start.lattice.nearest(rows)))
 
 
 def _entries(base: EncodedTensor) -> Doubles | None:
@@ -272,40 +237,25 @@ def _halved(base: EncodedTensor, wanted: float, largest: float) -> Grid | None:
     return Grid(float(np.float32(coarse / 2**halvings))) if largest <= LARGEST_LEVEL * coarse / 2**halvings else None
 
 
-def _first_choice(goal: Goal, choice: Choice) -> tuple[Integers, Doubles]:
-    """Levels by error compensation, and the bias that makes up for the rest."""
-    rows = goal.rows if choice.offsets is None else choice.offsets.taken(goal.rows)
-    levels, owed = choice.lattice.nearest(rows), goal.bias
-    for _ in range(PASSES):
-        pricing = goal.pricing(replace(choice, levels=levels))
-        levels, owed = round_groups(goal.rows, goal.bias, goal.factors, pricing)
-    return levels, owed
-
-
 def _drafted(goal: Goal, start: Choice, biases: Choice, offsets: RowOffsets | None) -> _Draft:
-    """Offsets first, as they cost least; then levels and biases make up for what is left."""
+    """Offsets first, as they cost least."""
     draft = _Draft(start, biases, offsets)
     if offsets is not None:
         for _ in range(PASSES):
             offsets = offsets.revised(goal, start, draft.biases.values)
             draft = replace(draft, offsets=offsets)
             draft = replace(draft, biases=_beside(goal, draft.choice.values, draft.biases))
-    levels, owed = _first_choice(goal, draft.choice)
-    made_up = replace(draft.biases, levels=draft.biases.lattice.nearest(owed))
-    return replace(draft, plain=replace(start, levels=levels), biases=made_up)
+    return draft
 
 
-def _swept(goal: Goal, course: _Course, draft: _Draft, sweeps: int) -> _Draft:
+def _swept(goal: Goal, draft: _Draft, sweeps: int) -> _Draft:
     """Go over all weights and biases until they rest, so many times at most."""
     for _ in range(sweeps):
         before = draft
-        wanted = course.wanted(goal.errors(draft.choice.values, draft.biases.values))
-        beyond = draft.beyond + APPROACH * (wanted - draft.beyond)
-        aim = course.beyond(goal, beyond)
-        plain = replace(draft.plain, levels=_sweep(aim, draft.choice, draft.biases.values))
-        offsets = draft.offsets and draft.offsets.revised(aim, plain, draft.biases.values)
-        draft = _Draft(plain, draft.biases, offsets, beyond)
-        draft = replace(draft, biases=_beside(aim, draft.choice.values, draft.biases))
+        plain = replace(draft.plain, levels=_sweep(goal, draft.choice, draft.biases.values))
+        offsets = draft.offsets and draft.offsets.revised(goal, plain, draft.biases.values)
+        draft = _Draft(plain, draft.biases, offsets)
+        draft = replace(draft, biases=_beside(goal, draft.choice.values, draft.biases))
         if draft.rests(before):
             break
     return draft
@@ -327,9 +277,7 @@ def _sweep(goal: Goal, choice: Choice, biases: Doubles) -> Integers:
     return levels
 
 
-def _cheapest_biases(
-    goal: Goal, aim: Goal, weights: Doubles, choices: Iterable[Choice], base: EncodedTensor | None
-) -> _Finished:
+def _cheapest_biases(goal: Goal, weights: Doubles, choices: Iterable[Choice], base: EncodedTensor | None) -> _Finished:
     """The best that one of ``choices`` becomes beside ``weights``."""
     if goal.bias_shape is None or goal.layer.bias is None:
         return _Finished(None, goal.damage(weights, goal.bias), 0.0, goal.price)
@@ -337,7 +285,7 @@ def _cheapest_biases(
     for start in choices:
         biases = start
         for _ in range(SWEEPS):
-            biases = _beside(aim, weights, biases)
+            biases = _beside(goal, weights, biases)
         tensor = _tensor(goal.layer.bias, biases.levels.reshape(goal.bias_shape), biases.lattice, base)
         ways.append(_Finished(tensor, goal.damage(weights, biases.values), _coded_bits(base, tensor), goal.price))
     return min(ways, key=lambda way: way.cost)

@@ -26,9 +26,8 @@ from model_registry.compression.expectation import coarsest
 from model_registry.compression.judges import PLAIN, TELLING, Everyone, Judges
 from model_registry.compression.pictures import Parted, calibrated_on, preprocessing_of
 from model_registry.compression.pipeline import SourceNetwork, compress, line_of, untouched
-from model_registry.compression.processes import Each, at_once
 from model_registry.compression.quantization import Setting
-from model_registry.compression.rounding import Compensated, coherence_of
+from model_registry.compression.rounding import Compensated
 from model_registry.compression.trials import (
     PRICES,
     WAYS_OUT,
@@ -79,8 +78,7 @@ def calibrate(
     shown, parts = _Shown(progress), Parted.of(pictures(folder))
     told = _Told.by(network, parts, shown)
     if base is not None and _asks_the_same(base, network) and told.shows(base):
-        with at_once() as each:
-            return _delivering(network, base, told, max_lost, each=each, progress=shown)
+        return _delivering(network, base, told, max_lost, progress=shown)
     trials = Trials(network, base, settings_row(told.calibration), shown)
     found = _smallest(trials, told.judges.divergences, told.everyone.divergences, MAX_DIVERGENCE, MAX_DIVERGENCE)
     return _calibrated_on_all(network, found, told.calibration, parts.judge) if base is None else found
@@ -110,14 +108,9 @@ class _Told:
         return self.judges.can_compare(base) and self.judges.divergences(base)[TELLING] > 0
 
 
-def _delivering(
-    network: SourceNetwork, base: Content, told: _Told, max_lost: float, *, each: Each, progress: Progress
-) -> Search:
+def _delivering(network: SourceNetwork, base: Content, told: _Told, max_lost: float, *, progress: Progress) -> Search:
     """The smallest delta that loses at most the share ``max_lost`` of the update from ``base``."""
-    before = {tensor.name: tensor for tensor in base.tensors}
-    update = float(told.judges.divergences(base)[PLAIN])
-    coherence = coherence_of(update, told.calibration, network.weights, before)
-    trials = Trials(network, base, settings_row(told.calibration, coherence, each), progress)
+    trials = Trials(network, base, settings_row(told.calibration), progress)
     # What no delta is asked to mend.
     kept, like = [_kept(network, base)], line_of(base)
 

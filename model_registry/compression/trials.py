@@ -14,7 +14,6 @@ from types import MappingProxyType
 from model_registry.compression.calibration import Calibration
 from model_registry.compression.expectation import OCTAVE, stride
 from model_registry.compression.pipeline import SourceNetwork, compress
-from model_registry.compression.processes import Each, one_by_one
 from model_registry.compression.quantization import Setting
 from model_registry.compression.rounding import Compensated
 from model_registry.contract.content import Content
@@ -80,9 +79,9 @@ class Search:
         return replace(self, points=tuple(sorted({*self.points, *more}, key=lambda point: -point.bytes)))
 
 
-def settings_row(measured: Calibration, coherence: float = 1.0, each: Each = one_by_one) -> dict[str, AnySetting]:
+def settings_row(measured: Calibration) -> dict[str, AnySetting]:
     """What may be chosen, fine to coarse."""
-    return {**_WAYS_OUT} | {f"price {price:g}": Compensated(measured, price, coherence, each) for price in PRICES}
+    return {**_WAYS_OUT} | {f"price {price:g}": Compensated(measured, price) for price in PRICES}
 
 
 class Trials:

@@ -90,7 +90,7 @@ def each_by_itself(calibration: Calibration) -> dict[str, EncodedTensor]:
 
 def test_layers_that_know_what_reaches_them_answer_more_like_the_float_network() -> None:
     calibration = calibrate_layers(chain(), pictures(60, seed=1))
-    in_sequence = Compensated(calibration, PRICE).round(WEIGHTS, {}, frozenset(), in_sequence=True)
+    in_sequence = Compensated(calibration, PRICE).round(WEIGHTS, {}, frozenset())
     elsewhere = pictures(60, seed=2)
     exact = answers({}, elsewhere)
     errors = [float(np.square(answers(t, elsewhere) - exact).mean()) for t in (in_sequence, each_by_itself(calibration))]
@@ -99,7 +99,7 @@ def test_layers_that_know_what_reaches_them_answer_more_like_the_float_network()
 
 def test_the_same_pictures_give_the_same_levels() -> None:
     calibration = calibrate_layers(chain(), pictures(20, seed=1))
-    one, other = (Compensated(calibration, PRICE).round(WEIGHTS, {}, frozenset(), in_sequence=True) for _ in range(2))
+    one, other = (Compensated(calibration, PRICE).round(WEIGHTS, {}, frozenset()) for _ in range(2))
     assert {name: t.values.tobytes() for name, t in one.items()} == {name: t.values.tobytes() for name, t in other.items()}
 
 

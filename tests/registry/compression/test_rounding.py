@@ -1,20 +1,15 @@
-"""The layers of an update: each by itself, or one behind the other."""
+"""The layers of an update, one behind the other."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
-import pytest
 
-from model_registry.compression import pipeline, processes, rounding
-from model_registry.compression.calibration import calibrate_layers
-from model_registry.compression.pipeline import SourceNetwork
-from model_registry.compression.processes import at_once
-from model_registry.compression.propagation import Propagation
-from model_registry.compression.quantization import Floats, Setting
+from model_registry.compression.calibration import Calibration, calibrate_layers
+from model_registry.compression.quantization import Floats
+from model_registry.compression.revision import revise_layer
 from model_registry.compression.rounding import Compensated
 from model_registry.contract.content import content_parts, digest_of
 from model_registry.contract.tensors import EncodedTensor, float32_tensor
@@ -29,55 +24,39 @@ def digest(*tensors: EncodedTensor) -> str:
     return digest_of(content_parts(b"", b"", tensors))
 
 
-def test_an_update_is_the_same_however_many_processes_round_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(processes, "WORTH_IT", 0)
-    calibration = calibrate_layers(chain(), pictures(20, seed=1))
-    base = Compensated(calibration, PRICE).round(WEIGHTS, {}, frozenset(), in_sequence=True)
-    rng = np.random.default_rng(5)
-    later = {name: value + np.float32(0.02) * rng.standard_normal(value.shape, np.float32) for name, value in WEIGHTS.items()}
-    unchanged = frozenset({"second", "second.bias"})
-    alone = Compensated(calibration, PRICE / 10).round(later, base, unchanged, in_sequence=False)
-    with at_once(2) as each:
-        together = Compensated(calibration, PRICE / 10, each=each).round(later, base, unchanged, in_sequence=False)
-    assert list(together) == list(alone)
-    assert digest(*together.values()) == digest(*alone.values())
-    assert digest(alone["second"]) == digest(base["second"])
-    assert digest(alone["first"]) != digest(base["first"])
+def calibrated_on(weights: Mapping[str, Floats], count: int) -> Calibration:
+    return calibrate_layers(replace(chain(), tensors=floats(weights)), pictures(count, seed=1))
 
 
-def test_what_layers_of_the_base_take_back_for_each_other_is_kept() -> None:
-    calibration = calibrate_layers(chain(), pictures(60, seed=1))
-    base = Compensated(calibration, 4 * PRICE).round(WEIGHTS, {}, frozenset(), in_sequence=True)
-    later = {name: value * np.float32(1.02) for name, value in WEIGHTS.items()}
-    elsewhere = pictures(60, seed=2)
-    exact = answers({tensor.name: tensor for tensor in floats(later)}, elsewhere)
-    retrained = calibrate_layers(replace(chain(), tensors=floats(later)), pictures(60, seed=1))
-
-    def error(*, in_sequence: bool) -> float:
-        tensors = Compensated(retrained, PRICE).round(later, base, frozenset(), in_sequence=in_sequence)
-        return float(np.square(answers(tensors, elsewhere) - exact).mean())
-
-    assert error(in_sequence=True) < 0.8 * error(in_sequence=False)
+def each_by_itself(
+    calibration: Calibration, weights: Mapping[str, Floats], base: Mapping[str, EncodedTensor], price: float
+) -> Iterator[EncodedTensor]:
+    for calibrated in calibration.layers.values():
+        layer = calibrated.layer
+        bias, bias_before = (weights[layer.bias], base[layer.bias]) if layer.bias else (None, None)
+        revised = revise_layer(
+            calibrated, weights[layer.weight], bias, base=base[layer.weight], base_bias=bias_before, price=price
+        )
+        yield from (tensor for tensor in revised if tensor is not None)
 
 
-@pytest.mark.parametrize(("recipe", "expected"), [({"price": 1e-7}, 1), ({"step": 0.15, "codebooks": False}, 0)])
-def test_a_base_that_was_made_in_a_sequence_is_followed_in_one(
-    network: SourceNetwork, monkeypatch: pytest.MonkeyPatch, recipe: dict[str, Any], expected: int
-) -> None:
-    walked: list[Propagation] = []
+def test_what_a_layer_leaves_undone_the_next_ones_bring() -> None:
+    base = Compensated(calibrated_on(WEIGHTS, 60), PRICE / 16).round(WEIGHTS, {}, frozenset())
+    later, elsewhere = {name: value * np.float32(1.1) for name, value in WEIGHTS.items()}, pictures(60, seed=2)
+    exact, calibration = answers({tensor.name: tensor for tensor in floats(later)}, elsewhere), calibrated_on(later, 60)
 
-    def walk(*arguments: Any) -> Propagation:
-        walked.append(Propagation(*arguments))
-        return walked[-1]
+    def error(tensors: Iterable[EncodedTensor]) -> float:
+        return float(np.square(answers({tensor.name: tensor for tensor in tensors}, elsewhere) - exact).mean())
 
-    monkeypatch.setattr(rounding, "Propagation", walk)
-    base = pipeline.compress(network, Setting(0.15, keep_codebooks=False))
-    line = replace(base.manifest.lineage, recipe={**recipe, "sources": base.manifest.lineage.recipe["sources"]})
-    base = replace(base, manifest=replace(base.manifest, lineage=line))
-    shape = network.manifest.inputs[0].shape
-    requests = [
-        {network.manifest.inputs[0].name: np.random.default_rng(n).standard_normal(shape, np.float32)} for n in range(4)
-    ]
-    later = replace(network, weights={name: value * np.float32(1.01) for name, value in network.weights.items()})
-    pipeline.compress(later, Compensated(calibrate_layers(later.exact(), requests), 1e-3), base=base)
-    assert len(walked) == expected
+    in_sequence = Compensated(calibration, PRICE / 4).round(later, base, frozenset())
+    assert error(in_sequence.values()) < 0.3 * error(each_by_itself(calibration, later, base, PRICE / 4))
+
+
+def test_a_layer_from_the_same_floats_stays_what_the_base_has() -> None:
+    base = Compensated(calibrated_on(WEIGHTS, 20), PRICE).round(WEIGHTS, {}, frozenset())
+    later = WEIGHTS | {"first": WEIGHTS["first"] * np.float32(1.1)}
+    unchanged = frozenset(WEIGHTS) - {"first"}
+    found = Compensated(calibrated_on(later, 20), PRICE / 10).round(later, base, unchanged)
+    # The bias takes what the weight's rounding owes it.
+    assert {name for name in base if digest(found[name]) != digest(base[name])} == {"first", "first.bias"}
+    assert list(found) == list(base)
