@@ -30,14 +30,10 @@ LEAST_STRENGTH = 1e-9
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RowOffsets:
-    """``known``: the base's shifts and stretches, (2, groups, outputs); ``moves``: by how many steps each of the two moves.
-
-    ``fixed``: whether they stay what they are.
-    """
+    """``known``: the base's shifts and stretches, (2, groups, outputs); ``moves``: by how many steps each of the two moves."""
 
     known: Doubles
     moves: tuple[Choice, Choice]
-    fixed: bool = False
 
     @classmethod
     def of(cls, goal: Goal, base: EncodedTensor, choice: Choice) -> RowOffsets | None:
@@ -53,12 +49,6 @@ class RowOffsets:
         finest = float(np.spacing(np.float16(min(float(np.abs(known).max(initial=0)), LARGEST / 2))))
         shift, stretch = (Choice(Grid(max(_step(goal, which), finest)), none, none) for which in (np.abs(signs), signs))
         return cls(known, (shift, stretch))
-
-    @property
-    def kept(self) -> RowOffsets:
-        """The base's, which stay."""
-        shift, stretch = (replace(moves, levels=moves.base) for moves in self.moves)
-        return RowOffsets(self.known, (shift, stretch), fixed=True)
 
     @property
     def _halves(self) -> npt.NDArray[np.float16]:
@@ -81,8 +71,6 @@ class RowOffsets:
 
     def revised(self, goal: Goal, choice: Choice, biases: Doubles) -> RowOffsets:
         """The best beside these levels, for biases (groups, outputs) that will make up for the mean of what they do."""
-        if self.fixed:
-            return self
         found, signs = self, np.sign(choice.lattice.values(choice.levels))
         for number, which in enumerate((np.abs(signs), signs)):
             moved = _moved(goal, replace(choice, offsets=found.added), biases, found.moves[number], which)

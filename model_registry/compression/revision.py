@@ -7,10 +7,12 @@ asks is least. Biases are one more column, on the base's grid of biases.
 
 A delta is a low-rate code, where most weights keep their level, and what one change costs hangs on how many others there are.
 So coordinate descent (descent.py), which goes over the weights many times, starts from no change at all: from levels that were
-rounded near to what is wanted it comes to rest among many changes that are cheap because they are many (26 kB of a head that
-takes 270 bytes). The exception is what training pruned: it starts at zero, since "all that are small" is told in a few bytes
-where each by itself is not worth its own. Offsets of rows (offsets.py) come first, which take least, and are revised with the
-levels.
+rounded near to what is wanted it comes to rest among many changes that are cheap because they are many (25 kB of a head that
+takes 270 bytes). There are three exceptions. What training pruned starts at zero, since "all that are small" is told in a few
+bytes where each by itself is not worth its own. What the base does not have starts near to what is wanted. And so does one more
+draft of the layer on the finest grid, for layers that become others altogether.
+
+Offsets of rows (offsets.py) come first, which take least, and are revised with the levels.
 """
 
 from __future__ import annotations
