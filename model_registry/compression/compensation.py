@@ -2,8 +2,8 @@
 
 One layer at a time, weight by weight: the error of each rounding is carried to the weights of the same row that come later,
 and at last to the bias, as the moments of the layer's inputs say (Optimal Brain Surgeon, Hassibi and Stork 1993; the
-column-wise form of GPTQ, Frantar et al. 2022, section 3). Among the neighbouring levels, zero and the base's level the one is
-taken for which damage + price x bits is least. Coordinate descent (descent.py) then goes over the choices.
+column-wise form of GPTQ, Frantar et al. 2022, section 3). Of the neighbouring levels and zero the one is taken for which
+damage + price x bits is least. Coordinate descent (descent.py) then goes over the choices.
 
 One ``price`` (nats of divergence for a bit) holds for the whole network, so that the last bit is worth the same in every
 layer. The grid's step follows from it: at high rate a step of s does damage s^2/12 a weight, and a bit less quadruples it.
@@ -97,7 +97,7 @@ def round_layer(rows: Doubles, bias: Doubles, calibrated: Calibrated, price: flo
         return Pricing(grid, LevelCosts(levels), energy_price(calibrated, price), base)
 
     for _ in range(PASSES):
-        levels, _ = round_groups(rows, bias, factors, pricing())
+        levels = _round_groups(rows, bias, factors, pricing())
     made_up = [factor.made_up for factor in factors]
     for _ in range(SWEEPS):
         priced = pricing()
@@ -135,33 +135,31 @@ def storable_step(wanted: float, largest: float) -> float:
     return float(np.float16(step)) if np.float16(step) > 1e-4 else float(np.float32(step))
 
 
-def round_groups(rows: Doubles, bias: Doubles, factors: list[Factor], pricing: Pricing) -> tuple[Integers, Doubles]:
-    """Round every group; returns levels shaped as ``rows`` and the compensated bias."""
+def _round_groups(rows: Doubles, bias: Doubles, factors: list[Factor], pricing: Pricing) -> Integers:
+    """Round every group; returns levels shaped as ``rows``."""
     extended = np.concatenate([rows, bias[..., np.newaxis]], axis=2)
-    found = [
-        _round_rows(own, factor, pricing, group) for group, (own, factor) in enumerate(zip(extended, factors, strict=True))
-    ]
-    return np.stack([levels for levels, _ in found]), np.stack([carried for _, carried in found])
+    return np.stack(
+        [_round_rows(own, factor, pricing, group) for group, (own, factor) in enumerate(zip(extended, factors, strict=True))]
+    )
 
 
-def _round_rows(extended: Doubles, factor: Factor, pricing: Pricing, group: int) -> tuple[Integers, Doubles]:
-    """One group, column by column: (outputs, inputs + 1), the bias last."""
+def _round_rows(extended: Doubles, factor: Factor, pricing: Pricing, group: int) -> Integers:
+    """One group, column by column: (outputs, inputs + 1), the bias last, which takes up what is left."""
     upper, curvature = factor.upper, factor.curvature
     remaining = extended[:, factor.order]
-    base = pricing.base[group]
-    outputs, size = base.shape
+    outputs, size = remaining.shape[0], remaining.shape[1] - 1
     levels = np.zeros((outputs, size), np.int64)
     for start in range(0, size, BLOCK):
         stop = min(start + BLOCK, size)
         errors = np.zeros((outputs, stop - start))
         for at in range(start, stop):
-            column = factor.order[at]
-            values, before = remaining[:, at], base[:, column]
+            column, values = factor.order[at], remaining[:, at]
             place = group, slice(None), column
-            candidates = np.stack([*pricing.neighbours(values, place), before, np.full_like(before, pricing.lattice.zero)])
+            below, above = pricing.neighbours(values, place)
+            candidates = np.stack([below, above, np.full_like(below, pricing.lattice.zero)])
             levels[:, column] = pricing.choose(values, candidates, place, float(curvature[at]))
             errors[:, at - start] = (values - pricing.values(levels[:, column], place)) / upper[at, at]
             remaining[:, at + 1 : stop] -= np.outer(errors[:, at - start], upper[at, at + 1 : stop])
         # What lies beyond the block is brought up to date at once: one matrix product instead of many vectors.
         remaining[:, stop:] -= errors @ upper[start:stop, stop:]
-    return levels, remaining[:, size]
+    return levels

@@ -8,9 +8,9 @@ asks is least. Biases are one more column, on the base's grid of biases.
 A delta is a low-rate code, where most weights keep their level, and what one change costs hangs on how many others there are.
 So coordinate descent (descent.py), which goes over the weights many times, starts from no change at all: from levels that were
 rounded near to what is wanted it comes to rest among many changes that are cheap because they are many (25 kB of a head that
-takes 270 bytes). There are three exceptions. What training pruned starts at zero, since "all that are small" is told in a few
-bytes where each by itself is not worth its own. What the base does not have starts near to what is wanted. And so does one more
-draft of the layer on the finest grid, for layers that become others altogether.
+takes 270 bytes). Where training pruned there is a second draft, in which that is gone already: "all that are small" is told in
+a few bytes where each by itself is not worth its own. What the base does not have, and biases, start near to what is wanted; so
+does one more draft of the layer on the finest grid, for layers that become others altogether.
 
 Offsets of rows (offsets.py) come first, which take least, and are revised with the levels.
 """
@@ -18,7 +18,7 @@ Offsets of rows (offsets.py) come first, which take least, and are revised with 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -116,7 +116,7 @@ def revise_layer(
         return tensor, replace(owed, bits=owed.bits + _coded_bits(base, tensor))
 
     starts = _starts(wanted_step(calibrated, goal.factors, price), goal.rows, before, base)
-    starts = [replace(start, levels=_first_levels(start, goal.rows, gone, has)) for start in starts]
+    starts = [begun for start in starts for begun in _begun(start, goal.rows, gone, has)]
     finest = min(starts, key=lambda start: start.lattice.step if isinstance(start.lattice, Grid) else math.inf)
     anew = replace(finest, levels=finest.lattice.nearest(goal.rows))
     drafts = [_drafted(goal, start, biases, RowOffsets.of(goal, base, start)) for start in (*starts, anew)]
@@ -146,9 +146,14 @@ def _starts(wanted: float, rows: Doubles, before: Doubles, base: EncodedTensor) 
     return [kept, *starts] if base.encoding is Encoding.CODEBOOK else starts
 
 
-def _first_levels(start: Choice, rows: Doubles, gone: Booleans, has: Booleans) -> Integers:
-    """Those of the base where it ``has`` some, but zero where training pruned."""
-    return np.where(gone, start.lattice.zero, np.where(has, start.base, start.lattice.nearest(rows)))
+def _begun(start: Choice, rows: Doubles, gone: Booleans, has: Booleans) -> Iterator[Choice]:
+    """With the levels of the base where it ``has`` some; and once more without the weights that training pruned since."""
+    lattice, levels = start.lattice, np.where(has, start.base, start.lattice.nearest(rows))
+    yield replace(start, levels=levels)
+    # A codebook may have no zero, and a compensated base gives weights that were zero before a little, too.
+    pruned = gone & has & (np.abs(lattice.values(levels)) > np.abs(lattice.values(np.array(lattice.zero))))
+    if pruned.any():
+        yield replace(start, levels=np.where(pruned, lattice.zero, levels))
 
 
 def _entries(base: EncodedTensor) -> Doubles | None:

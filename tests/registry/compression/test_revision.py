@@ -182,6 +182,15 @@ def test_weights_that_training_pruned_stay_pruned_where_a_little_is_wanted_of_th
     assert kept_at_zero(None) < 0.5
 
 
+def test_pruning_that_is_not_worth_its_price_leaves_the_base() -> None:
+    """As zeros that the base's compensation gave a little of their neighbours' errors, long before this update."""
+    base = codebook()
+    weight = np.where(np.abs(base.dequantize()) > 0.1, base.dequantize(), 0).astype(np.float32)
+    tensor, owed = revise(weight, biases().dequantize(), base, price=1.0)
+    assert tensor.same_as(base)
+    assert owed.same_as(biases())
+
+
 def test_a_layer_on_which_nothing_depends_is_left_alone() -> None:
     base, idle = codebook(), Calibrated(LAYER, CALIBRATED.moments, 0.0)
     tensor, owed = revise_layer(
