@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -60,11 +60,15 @@ class LinearLayer:
 
 
 def linear_layers(graph: bytes, weights: Weights) -> list[LinearLayer]:
-    """Every linear layer whose weight is used once, in the graph's order; what is not understood is left out."""
+    """Every linear layer whose weight is used once, in the graph's order; what is not understood is left out.
+
+    A bias that another node uses as well is not one of the layer's: it cannot make up for the errors of two.
+    """
     model = ModelProto.FromString(graph)
     uses = Counter(name for node in model.graph.node for name in node.input)
     found = (_layer(node, weights) for node in model.graph.node)
-    return [layer for layer in found if layer is not None and uses[layer.weight] == 1]
+    own = (layer for layer in found if layer is not None and uses[layer.weight] == 1)
+    return [layer if uses[layer.bias or ""] <= 1 else replace(layer, bias=None) for layer in own]
 
 
 def with_inputs_shown(graph: bytes, layers: list[LinearLayer]) -> tuple[bytes, tuple[str, ...]]:

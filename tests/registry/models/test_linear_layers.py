@@ -76,6 +76,16 @@ def test_what_is_not_understood_is_left_out(kind: str, shape: tuple[int, ...], w
     assert linear_layers(one_node(kind, shape, weights, **attributes), weights) == []
 
 
+def test_a_bias_that_two_layers_share_is_neithers() -> None:
+    weights = {"first": random(4, 4), "second": random(4, 4), "shared": random(4)}
+    nodes = [
+        helper.make_node("Gemm", ["x", "first", "shared"], ["a"], transB=1),
+        helper.make_node("Gemm", ["a", "second", "shared"], ["y"], transB=1),
+    ]
+    layers = linear_layers(graph_without_weights(nodes, weights, (1, 4)), weights)
+    assert [(layer.weight, layer.bias) for layer in layers] == [("first", None), ("second", None)]
+
+
 def test_inputs_of_layers_become_outputs_once() -> None:
     weights = {"w": random(7, 5)}
     graph = one_node("Gemm", (1, 5), weights, transB=1)
