@@ -77,13 +77,6 @@ class Goal:
 
     def damage(self, weights: Doubles, bias: Doubles) -> float:
         """Energy of the disturbance that is left, all groups together."""
-        errors = self.errors(weights, bias)
-        return float(np.vdot(errors, self.disturbance(errors)))
-
-    def errors(self, weights: Doubles, bias: Doubles) -> Doubles:
-        """What is missing, (groups, outputs, inputs + 1)."""
-        return np.concatenate([self.rows - weights, (self.bias - bias)[..., np.newaxis]], axis=2)
-
-    def disturbance(self, errors: Doubles) -> Doubles:
-        """Errors times moments."""
-        return np.stack([own @ factor.moments for own, factor in zip(errors, self.factors, strict=True)])
+        errors = np.concatenate([self.rows - weights, (self.bias - bias)[..., np.newaxis]], axis=2)
+        disturbance = np.stack([own @ factor.moments for own, factor in zip(errors, self.factors, strict=True)])
+        return float(np.vdot(errors, disturbance))
