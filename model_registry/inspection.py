@@ -38,10 +38,10 @@ def describe(path: Path, *, base: Path | None = None) -> dict[str, Any]:
     Raises ArtifactRefused or ManifestRefused.
     """
     data = read_file(path, max_bytes=DEFAULT_LIMITS.max_artifact_bytes)
-    if data[:4] == full.MAGIC:
+    if full.begins_full(data):
         with naming(path):
             return _artifact("full", len(data), full.decode_full(data))
-    if data[:4] == delta.MAGIC:
+    if delta.begins_delta(data):
         before = read_full(base) if base else None
         with naming(path):
             return _delta(data, before)

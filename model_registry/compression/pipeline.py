@@ -7,8 +7,6 @@ the recipe and the base alone.
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,14 +16,16 @@ import numpy as np
 import numpy.typing as npt
 
 from model_registry.architectures import Architecture, architecture, matching, recognise
+from model_registry.compression import sources
 from model_registry.compression.quantization import Setting, keep_exactly, quantize
 from model_registry.compression.recipe import Recipe
 from model_registry.compression.rounding import Compensated
+from model_registry.compression.sources import Sources
 from model_registry.compression.updates import Update, deliver, lost_share, update_tensor
 from model_registry.contract import golden
 from model_registry.contract.content import Content
 from model_registry.contract.errors import ManifestRefused, ModelUnusable, UnsupportedArtifact
-from model_registry.contract.full import MAGIC, decode_full
+from model_registry.contract.full import MAGIC, begins_full, decode_full
 from model_registry.contract.limits import DEFAULT_LIMITS
 from model_registry.contract.manifest import GoldenVector, Lineage, Manifest
 from model_registry.contract.session import Session, self_test
@@ -39,8 +39,6 @@ Progress = Callable[[float, str], None]
 # Golden vectors are the first of these inputs to which the answers spread half as much as they do to any: a network whose
 # head ends in a ReLU may answer nothing but zeros, as a broken one would.
 GOLDEN_SEEDS, GOLDEN_VECTORS, TELLING = range(1, 17), 2, 0.5
-# Of a tensor's source, in base64: enough to see that it did not change, few enough to travel.
-SOURCE_CHARS = 4
 # Two float32 engines on the same weights differ by rounding alone; measured below 1e-6 of the largest output.
 ENGINE_TOLERANCE = 1e-3
 
@@ -121,9 +119,8 @@ def compress(
     progress: Progress = lambda *_: None,
 ) -> Content:
     """Steps 3 and 4; ``setting`` None keeps every weight bit for bit. Raises ModelUnusable or SelfTestFailed."""
-    sources = _sources(network)
-    tensors, lost = _encode(network, setting, base, sources, progress)
-    outcome: dict[str, Any] = {"sources": "".join(sources.values())}
+    tensors, lost = _encode(network, setting, base, progress)
+    outcome: dict[str, Any] = {sources.KEY: Sources.of(network.weights, base).to_json()}
     outcome |= _outcome(setting)
     if base is not None:
         outcome["lost"] = round(lost, 4)
@@ -147,13 +144,11 @@ def _encode(
     network: SourceNetwork,
     setting: Setting | Compensated | None,
     base: Content | None,
-    sources: Mapping[str, str],
     progress: Progress,
 ) -> tuple[tuple[EncodedTensor, ...], float]:
     """Every tensor's encoding, and the share of the update that is not delivered."""
-    before = _base_tensors(base)
-    have = {name: tensor for name, (tensor, _) in before.items()}
-    unchanged = frozenset(_from_same_floats(before, sources))
+    have = {tensor.name: tensor for tensor in base.tensors} if base else {}
+    unchanged = frozenset(untouched(network, base))
     rounded: Mapping[str, EncodedTensor] = {}
     if isinstance(setting, Compensated):
         rounded = setting.round(network.weights, have, unchanged)
@@ -173,7 +168,7 @@ def _encode(
             # A bias makes up for the errors of its weights: how far it is from its own floats tells nothing.
             updates.append(Update(own) if name in network.biases else deliver(value, own, have.get(name)))
         else:
-            updates.append(update_tensor(value, own, before.get(name), sources[name], exact=setting is None))
+            updates.append(update_tensor(value, own, have.get(name), unchanged=name in unchanged, exact=setting is None))
     return tuple(update.tensor for update in updates), lost_share(updates)
 
 
@@ -189,29 +184,7 @@ def line_of(base: Content) -> dict[str, Any]:
 
 def untouched(network: SourceNetwork, base: Content | None) -> dict[str, EncodedTensor]:
     """The base's tensors that came from the same floats as the network's."""
-    return _from_same_floats(_base_tensors(base), _sources(network))
-
-
-def _from_same_floats(before: Mapping[str, tuple[EncodedTensor, str]], sources: Mapping[str, str]) -> dict[str, EncodedTensor]:
-    return {name: tensor for name, (tensor, source) in before.items() if source and source == sources.get(name)}
-
-
-def _base_tensors(base: Content | None) -> dict[str, tuple[EncodedTensor, str]]:
-    """The base's tensors with the digests of their sources ("" where its lineage has none)."""
-    if base is None:
-        return {}
-    text = str(base.manifest.lineage.recipe.get("sources", ""))
-    pieces = [text[at : at + SOURCE_CHARS] for at in range(0, SOURCE_CHARS * len(base.tensors), SOURCE_CHARS)]
-    return {tensor.name: (tensor, piece) for tensor, piece in zip(base.tensors, pieces, strict=True)}
-
-
-def _sources(network: SourceNetwork) -> dict[str, str]:
-    return {name: _source_digest(value) for name, value in network.weights.items()}
-
-
-def _source_digest(value: npt.NDArray[np.float32]) -> str:
-    digest = hashlib.sha256(repr(value.shape).encode() + value.tobytes()).digest()
-    return base64.b64encode(digest).decode()[:SOURCE_CHARS]
+    return sources.unchanged(network.weights, base)
 
 
 def _architecture(checkpoint: Checkpoint, wanted: str | None) -> Architecture | None:
@@ -290,7 +263,7 @@ def _second_opinion(content: Content, inputs: Sequence[Mapping[str, npt.NDArray[
 def _is_full_artifact(path: Path) -> bool:
     try:
         with path.open("rb") as source:
-            return source.read(len(MAGIC)) == MAGIC
+            return begins_full(source.read(len(MAGIC)))
     except OSError:
         # The reader that comes next says what is wrong with the file.
         return False

@@ -102,7 +102,7 @@ def revise_layer(
     ``trained``: the weights as training left them, where those that are wanted here are others.
     """
     goal = Goal.of(calibrated, weight, bias, price)
-    biases, kept = _bias_choices(goal, base_bias)
+    biases, *kept = _bias_choices(goal, base_bias)
     before = goal.layer.rows(_overlap(base.without_offsets(), weight.shape))
     gone = goal.layer.rows(weight if trained is None else trained) == 0
     has = goal.layer.rows(_overlap(np.ones(base.shape, np.float32), weight.shape)) > 0
@@ -112,7 +112,7 @@ def revise_layer(
         tensor = _tensor(goal.layer.weight, levels, draft.plain.lattice, base)
         if draft.offsets is not None:
             tensor = replace(tensor, offsets=draft.offsets.stored)
-        owed = _cheapest_biases(goal, draft.choice.values, [draft.biases, kept], base_bias)
+        owed = _cheapest_biases(goal, draft.choice.values, [draft.biases, *kept], base_bias)
         return tensor, replace(owed, bits=owed.bits + _coded_bits(base, tensor))
 
     starts = _starts(wanted_step(calibrated, goal.factors, price), goal.rows, before, base)
@@ -217,22 +217,27 @@ def _overlap(weights: Floats, shape: tuple[int, ...]) -> Doubles:
     return np.where(np.isfinite(laid), laid, 0)
 
 
-def _bias_choices(goal: Goal, base: EncodedTensor | None) -> tuple[Choice, Choice]:
+def _bias_choices(goal: Goal, base: EncodedTensor | None) -> Iterator[Choice]:
     """On the grid of the base's biases, the step halved or doubled as the price asks, or on one of 8 bits without a base.
 
-    A bias that makes up for its weights may go further than all before, so a grid made for those can be far too fine. Second
-    comes no change at all, which is exact on the base's own grid only.
+    A bias that makes up for its weights may go further than all before, so a grid made for those can be far too fine. Behind
+    that comes no change at all, on the base's own grid and on that one where it is finer.
     """
     largest = float(np.abs(goal.bias).max(initial=0)) or 1.0
-    grid = Grid(float(np.float32(largest / 127)))
     known: Doubles = np.zeros(goal.bias.shape)
-    wanted = wanted_bias_step(goal.factors, goal.price)
+    own = None
     if base is not None and goal.bias_shape is not None and len(base.shape) == len(goal.bias_shape):
-        known = _overlap(base.dequantize(), goal.bias_shape).reshape(known.shape)
-        grid = _halved(base, wanted, largest) or grid
-    doublings = min(max(math.floor(math.log2(wanted / grid.step)), 0), MAX_DOUBLINGS)
-    doubled = Grid(grid.step * 2.0**doublings)
-    return (Choice(doubled, doubled.nearest(known), doubled.nearest(goal.bias)), _unchanged(grid, known))
+        known, own = _overlap(base.dequantize(), goal.bias_shape).reshape(known.shape), _step(base)
+    step = own or float(np.float32(largest / 127))
+    octaves = math.log2(wanted_bias_step(goal.factors, goal.price) / step)
+    octave = min(round(octaves) if octaves < 0 else math.floor(octaves), MAX_DOUBLINGS)
+    # So that 16 bits, or without a grid of the base 8, reach the largest.
+    octave = max(octave, math.ceil(math.log2(largest / LARGEST_LEVEL / step)) if own else 0)
+    grid = Grid(float(np.float32(step * 2.0**octave)))
+    yield Choice(grid, grid.nearest(known), grid.nearest(goal.bias))
+    yield _unchanged(Grid(step), known)
+    if octave < 0:
+        yield _unchanged(grid, known)
 
 
 def _halved(base: EncodedTensor, wanted: float, largest: float) -> Grid | None:

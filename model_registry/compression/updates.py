@@ -38,18 +38,14 @@ class Update:
 
 
 def update_tensor(
-    values: npt.NDArray[np.float32], own: EncodedTensor, base: tuple[EncodedTensor, str] | None, source: str, *, exact: bool
+    values: npt.NDArray[np.float32], own: EncodedTensor, before: EncodedTensor | None, *, unchanged: bool, exact: bool
 ) -> Update:
-    """Choose the encoding of ``values``, whose encoding without a base is ``own``.
-
-    ``base``: the base's tensor of that name and the digest of its source; ``source``: the digest of ``values``.
-    """
-    if base is None or base[0].shape != own.shape:
+    """Choose the encoding of ``values``, whose encoding without a base is ``own``; ``unchanged``: ``before`` is of the same."""
+    if before is None or before.shape != own.shape:
         return Update(own)
-    before, before_source = base
     if exact:
         return Update(in_base_order(own, before) if own.encoding is Encoding.CODEBOOK else own)
-    if before_source == source or own.same_as(before):
+    if unchanged or own.same_as(before):
         return Update(before)
     update = Update(keep_exactly(own.name, values))
     for candidate in finer_and_finer(own.name, values, before, own):

@@ -1,8 +1,9 @@
 """A delta artifact (.dfd): a content in the fewest bytes for a reader that has another content, the base.
 
-    "DFD1" | u8 codec | 32 bytes SHA-256 of the base | 32 bytes SHA-256 of the content | u64 size of the content | payload
+    "DFD2" | u8 codec | 32 bytes SHA-256 of the base | 32 bytes SHA-256 of the content | u64 size of the content | payload
 
 The codecs share this frame: ``model`` (codecs/model.py) goes tensor by tensor, ``bsdiff4`` and ``zstd`` take contents as bytes.
+In files that begin with "DFD1", which are read and no longer made, ``model`` has its first form.
 Decoding is bounded by the declared size, which is checked against the limits first, and ends with the digest.
 """
 
@@ -19,7 +20,7 @@ from model_registry.contract.content import ByteReader, Content
 from model_registry.contract.errors import LimitExceeded, UnsupportedArtifact, WrongBase
 from model_registry.contract.limits import DEFAULT_LIMITS, Limits
 
-MAGIC = b"DFD1"
+MAGIC, FIRST_MAGIC = b"DFD2", b"DFD1"
 HEADER_BYTES = 77
 
 
@@ -33,16 +34,23 @@ class Codec(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class DeltaHeader:
-    """What a delta says before anything in it is decoded."""
+    """What a delta says before anything in it is decoded; ``first``: whether it is of the first form."""
 
     codec: Codec
     base_sha256: str
     content_sha256: str
     content_bytes: int
+    first: bool = False
 
     def to_bytes(self) -> bytes:
         digests = bytes.fromhex(self.base_sha256) + bytes.fromhex(self.content_sha256)
-        return MAGIC + bytes([list(Codec).index(self.codec)]) + digests + struct.pack("<Q", self.content_bytes)
+        magic = FIRST_MAGIC if self.first else MAGIC
+        return magic + bytes([list(Codec).index(self.codec)]) + digests + struct.pack("<Q", self.content_bytes)
+
+
+def begins_delta(data: bytes) -> bool:
+    """Whether these are the first bytes of a delta."""
+    return data.startswith((MAGIC, FIRST_MAGIC))
 
 
 def read_delta_header(data: bytes) -> DeltaHeader:
@@ -51,12 +59,14 @@ def read_delta_header(data: bytes) -> DeltaHeader:
 
 
 def _read_header(reader: ByteReader) -> DeltaHeader:
-    if reader.take(4) != MAGIC:
+    magic = reader.take(4)
+    if not begins_delta(magic):
         raise UnsupportedArtifact("not a delta artifact (.dfd): the first bytes are wrong")
     code = reader.number("B")
     if code >= len(Codec):
         raise UnsupportedArtifact(f"unknown delta codec {code}", remedy="update this program")
-    return DeltaHeader(list(Codec)[code], reader.take(32).hex(), reader.take(32).hex(), reader.number("Q"))
+    digests = reader.take(32).hex(), reader.take(32).hex()
+    return DeltaHeader(list(Codec)[code], *digests, reader.number("Q"), first=magic == FIRST_MAGIC)
 
 
 def apply_delta(base: Content, data: bytes, limits: Limits = DEFAULT_LIMITS) -> Content:
@@ -81,7 +91,8 @@ def apply_delta(base: Content, data: bytes, limits: Limits = DEFAULT_LIMITS) -> 
 def _decode(base: Content, header: DeltaHeader, payload: bytes, limits: Limits) -> Content:
     match header.codec:
         case Codec.MODEL:
-            return model.decode(base, payload, size=header.content_bytes, sha256=header.content_sha256, limits=limits)
+            decode = model.decode_first if header.first else model.decode
+            return decode(base, payload, size=header.content_bytes, sha256=header.content_sha256, limits=limits)
         case Codec.BSDIFF4:
             data = bsdiff.decode(base.data, payload, size=header.content_bytes)
         case Codec.ZSTD:

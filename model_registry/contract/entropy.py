@@ -8,8 +8,8 @@ the running sum of our own integers. No step rounds, so the result cannot depend
 streams with an integer-only decoder. Frequencies themselves are made from transmitted tokens by integer arithmetic
 (``Table.from_weights``). The byte-for-byte rules are in docs/container-format.md.
 
-Contexts are partitions: symbols are grouped by a context that the reader already knows, and every group names its table, a
-new one or one that came before it in the stream.
+Contexts are partitions: symbols are grouped by a context that the reader already knows, and every group names its table: a law
+that every reader has (laws.py), a new one, or one that came before it in the stream.
 Streams are hostile until the content's digest is checked: any words decode to *some* symbols, counts come from the caller, and
 no value read here sets the size of an allocation.
 """
@@ -27,6 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from model_registry.contract.errors import MalformedArtifact
+from model_registry.contract.laws import law_weights, laws_of
 
 Integers = npt.NDArray[np.integer[Any]]
 Signed = TypeVar("Signed", bound=np.signedinteger[Any])
@@ -49,9 +50,10 @@ WEIGHT_BITS = 24
 RATIOS = (1, 16, 38, 53)
 LEAST_PRIOR_WEIGHT = 64
 FORM_BITS = 4
-# Partitions of one alphabet name one of at most so many tables.
+# A stream has at most so many tables of one alphabet.
 MAX_TABLES = 63
 COST_UNIT = 1 << 16
+NEVER = 1 << 62
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -108,6 +110,22 @@ def _prior_model(ratio: int, size: int) -> Any:
     return _prior(ratio, size).model()
 
 
+@lru_cache(maxsize=128)
+def _law(alphabet: int, number: int) -> Table:
+    return Table.from_weights(law_weights(alphabet, number))
+
+
+@cache
+def _law_costs(alphabet: int) -> npt.NDArray[np.int64]:
+    """What each symbol costs, a row for every law."""
+    return np.stack([_law(alphabet, number).costs() for number in range(laws_of(alphabet))])
+
+
+@lru_cache(maxsize=128)
+def _law_model(alphabet: int, number: int) -> Any:
+    return _law(alphabet, number).model()
+
+
 @cache
 def _uniform(width: int) -> Any:
     return Uniform(1 << width)
@@ -161,26 +179,29 @@ class SymbolWriter:
     def finish(self) -> bytes:
         """The stream. The last symbol goes onto the stack first, so that a reader takes them in order."""
         coder = AnsCoder()
-        for values, model in reversed(list(self._resolved())):
+        for values, model in reversed(list(self.resolved())):
             coder.encode_reverse(values, model)
         return bytes(np.asarray(coder.get_compressed(), "<u4").tobytes())
 
-    def _resolved(self) -> Iterator[tuple[npt.NDArray[np.int32], Any]]:
+    def resolved(self) -> Iterator[tuple[npt.NDArray[np.int32], Any]]:
         """Every step with its model; before a partition the number of its table, and the table itself at its first use."""
         shared = self._shared_tables()
-        known: dict[int, list[int]] = {alphabet: [] for alphabet in shared}
+        known = {alphabet: list(range(laws_of(alphabet))) for alphabet in shared}
         for step in self._steps:
             if step.bits:
                 yield step.values, Uniform(1 << step.bits)
                 continue
-            numbers, cluster = known[step.alphabet], shared[step.alphabet].take()
-            new = cluster not in numbers
+            numbers, choice = known[step.alphabet], shared[step.alphabet].take()
+            new = choice not in numbers
             width = len(numbers).bit_length()
             if width:
-                yield np.array([len(numbers) if new else numbers.index(cluster)], np.int32), Uniform(1 << width)
-            coded = shared[step.alphabet].tables[cluster]
+                yield np.array([len(numbers) if new else numbers.index(choice)], np.int32), Uniform(1 << width)
+            if choice < laws_of(step.alphabet):
+                yield step.values, _law_model(step.alphabet, choice)
+                continue
+            coded = shared[step.alphabet].tables[choice - laws_of(step.alphabet)]
             if new:
-                numbers.append(cluster)
+                numbers.append(choice)
                 yield np.array([coded.form], np.int32), Uniform(1 << FORM_BITS)
                 yield coded.steps.astype(np.int32), coded.prior.model()
             yield step.values, coded.table.model()
@@ -191,7 +212,7 @@ class SymbolWriter:
             if step.alphabet:
                 histogram = np.bincount(step.values, minlength=step.alphabet).astype(np.int64)
                 histograms.setdefault(step.alphabet, []).append(histogram)
-        return {alphabet: _SharedTables(rows) for alphabet, rows in histograms.items()}
+        return {alphabet: _SharedTables(alphabet, rows) for alphabet, rows in histograms.items()}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -240,30 +261,59 @@ def _cheapest_form(mantissa_bits: int, tokens: Integers, histogram: npt.NDArray[
 
 
 class _SharedTables:
-    """Which partitions of one alphabet share which table: large ones first, each joins a cluster when that is cheaper."""
+    """Which partitions of one alphabet use which table: a law's, numbered from 0 on, or one of ``tables`` behind them."""
 
-    def __init__(self, histograms: list[npt.NDArray[np.int64]]) -> None:
-        sums = np.zeros((0, histograms[0].size), np.int64)
-        self._clusters = [0] * len(histograms)
-        for index in sorted(range(len(histograms)), key=lambda i: (-int(histograms[i].sum()), i)):
-            histogram = histograms[index]
-            alone = int(_ideal_costs(histogram[np.newaxis])[0]) + _table_estimate(histogram)
-            joined = _ideal_costs(sums + histogram) - _ideal_costs(sums)
-            cluster = int(joined.argmin()) if len(sums) else 0
-            if not len(sums) or (joined[cluster] > alone and len(sums) < MAX_TABLES):
-                sums, cluster = np.vstack([sums, histogram]), len(sums)
-            else:
-                sums[cluster] += histogram
-            self._clusters[index] = cluster
-        self.tables = [_code_table(row.tobytes()) for row in sums]
-        numbers = len(histograms) * (len(sums).bit_length() if len(histograms) > 1 else 0)
-        self.cost = sum(table.cost for table in self.tables) + numbers * COST_UNIT
+    def __init__(self, alphabet: int, histograms: list[npt.NDArray[np.int64]]) -> None:
+        laws = laws_of(alphabet)
+        best, costs = _best_laws(alphabet, histograms)
+        self.tables: list[_CodedTable] = []
+        self._choices = best
+        for members in _clustered(alphabet, histograms, costs):
+            table = _code_table(np.sum([histograms[i] for i in members], axis=0).tobytes())
+            if table.cost < sum(costs[i] for i in members):
+                self.tables.append(table)
+                for index in members:
+                    self._choices[index] = laws + len(self.tables) - 1
+        names = (laws + len(self.tables)).bit_length() if laws or len(histograms) > 1 else 0
+        self.cost = sum(costs[i] for i, choice in enumerate(self._choices) if choice < laws)
+        self.cost += sum(table.cost for table in self.tables) + names * len(histograms) * COST_UNIT
         self._taken = 0
 
     def take(self) -> int:
-        """The cluster of the next partition."""
+        """The table of the next partition."""
         self._taken += 1
-        return self._clusters[self._taken - 1]
+        return self._choices[self._taken - 1]
+
+
+def _best_laws(alphabet: int, histograms: list[npt.NDArray[np.int64]]) -> tuple[list[int], list[int]]:
+    """The law that suits each best, and what it costs; without laws more than any table."""
+    if not laws_of(alphabet):
+        return [0] * len(histograms), [NEVER] * len(histograms)
+    costs = np.stack(histograms) @ _law_costs(alphabet).T
+    return costs.argmin(axis=1).tolist(), costs.min(axis=1).tolist()
+
+
+def _clustered(alphabet: int, histograms: list[npt.NDArray[np.int64]], otherwise: list[int]) -> list[list[int]]:
+    """Which share a table: large ones first, each joins those before it where that is cheaper than a table of its own.
+
+    What would pay more than ``otherwise`` takes no part.
+    """
+    sums, clusters = np.zeros((0, alphabet), np.int64), list[list[int]]()
+    for index in sorted(range(len(histograms)), key=lambda i: (-int(histograms[i].sum()), i)):
+        histogram = histograms[index]
+        alone = int(_ideal_costs(histogram[np.newaxis])[0]) + _table_estimate(histogram)
+        joined = _ideal_costs(sums + histogram) - _ideal_costs(sums)
+        nearest = int(joined.argmin()) if clusters else 0
+        founds = not clusters or (joined[nearest] > alone and len(clusters) < MAX_TABLES)
+        if (alone if founds else joined[nearest]) >= otherwise[index]:
+            continue
+        if founds:
+            sums = np.vstack([sums, histogram])
+            clusters.append([index])
+        else:
+            sums[nearest] += histogram
+            clusters[nearest].append(index)
+    return clusters
 
 
 def _table_estimate(histogram: npt.NDArray[np.int64]) -> int:
@@ -284,9 +334,11 @@ def _ideal_costs(histograms: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
 class SymbolReader:
     """Takes symbols off a stream. Raises MalformedArtifact; never reads beyond it, never allocates by what it reads."""
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes, *, laws: bool = True) -> None:
+        """``laws``: whether the stream names laws; those of the first artifacts do not."""
         if len(data) % 4:
             raise MalformedArtifact("truncated or damaged: the symbol stream is not made of 32-bit words")
+        self._laws = laws
         self._models: dict[int, list[Any]] = {}
         with CoderRefusals():
             self._coder = AnsCoder(np.frombuffer(data, "<u4").astype(np.uint32))
@@ -295,8 +347,11 @@ class SymbolReader:
         """``size`` symbols 0..alphabet-1 (1 to 4,096) as ``dtype``."""
         if not size or alphabet < 2:
             return np.zeros(size, dtype)
-        known = self._models.setdefault(alphabet, [])
-        number = self._number(len(known).bit_length())
+        known, laws = self._models.setdefault(alphabet, []), laws_of(alphabet) if self._laws else 0
+        number = self._number((laws + len(known)).bit_length())
+        if number < laws:
+            return self._decode(_law_model(alphabet, number), size, dtype)
+        number -= laws
         if number > len(known) or number >= MAX_TABLES:
             raise MalformedArtifact("a partition uses a table that does not exist")
         if number == len(known):

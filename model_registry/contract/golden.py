@@ -7,6 +7,7 @@ bytes; for a network with preprocessing they are an 8 x 8 mosaic of colours blow
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -48,18 +49,17 @@ def _stream(seed: int, size: int) -> bytes:
 def summarise(seed: int, outputs: Sequence[npt.NDArray[np.generic]]) -> GoldenVector:
     """Condense a trusted engine's outputs for ``seed`` for the manifest. Raises SelfTestFailed on NaN or infinity."""
     flat = _flatten(outputs)
-    if not flat.size or not np.isfinite(flat).all():
+    with np.errstate(over="ignore", invalid="ignore"):
+        deviation = float(flat.std()) if flat.size else math.nan
+    if not np.isfinite(flat).all() or not math.isfinite(deviation):
         raise SelfTestFailed("the model's outputs to a golden input are not all finite numbers")
     indices = np.sort(np.argsort(-np.abs(flat), kind="stable")[:LISTED])
-    deviation = float(np.float32(flat.std()))
-    return GoldenVector(
-        seed=seed,
-        indices=tuple(int(i) for i in indices),
-        values=tuple(_brief(flat[i]) for i in indices),
-        mean=_brief(flat.mean()),
-        deviation=_brief(deviation),
-        tolerance=_brief(max(deviation, float(np.abs(flat).max()) * 1e-2, 1e-6) * RELATIVE_TOLERANCE),
-    )
+    first, exponent = _round_figure(max(deviation, float(np.abs(flat).max()) * 1e-2, 1e-6) * RELATIVE_TOLERANCE)
+    # Off by a quarter of the tolerance at most, and few bytes in a delta. Adding 0 takes the sign from a zero.
+    decimals = -exponent + (first == 1)
+    told = [round(float(value), decimals) + 0.0 for value in (*flat[indices], flat.mean(), deviation)]
+    tolerance = float(f"{first}e{exponent}")
+    return GoldenVector(seed, tuple(int(i) for i in indices), tuple(told[:-2]), told[-2], told[-1], tolerance)
 
 
 def check(vector: GoldenVector, outputs: Sequence[npt.NDArray[np.generic]]) -> None:
@@ -79,6 +79,7 @@ def _flatten(outputs: Sequence[npt.NDArray[np.generic]]) -> npt.NDArray[np.float
     return np.concatenate([np.asarray(o, np.float64).ravel() for o in outputs]) if outputs else np.zeros(0)
 
 
-def _brief(value: float) -> float:
-    """Five significant digits: far below the tolerance, and few bytes in the manifest."""
-    return float(f"{float(value):.5g}")
+def _round_figure(value: float) -> tuple[int, int]:
+    """(1, 2 or 5, exponent) of the first such number from ``value`` on: hardly ever another one from release to release."""
+    exponent = int(f"{value:.17e}".split("e")[1])
+    return next(((digit, exponent) for digit in (1, 2, 5) if float(f"{digit}e{exponent}") >= value), (1, exponent + 1))

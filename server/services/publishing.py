@@ -16,8 +16,7 @@ from sqlalchemy.orm import Session
 
 from model_registry.contract.errors import UnsupportedArtifact
 from model_registry.contract.fields import NAME, SEMVER
-from model_registry.contract.full import MAGIC as FULL_MAGIC
-from model_registry.contract.full import read_full_header
+from model_registry.contract.full import begins_full, read_full_header
 from server.errors import Conflict, InvalidRequest, NotFound
 from server.repositories import artifacts, jobs
 from server.services import deltas
@@ -58,7 +57,7 @@ class Compressed:
 
 def upload_kind(head: bytes) -> UploadKind:
     """What a file is, by its first bytes; its name is never believed. Raises UnsupportedArtifact, MalformedArtifact."""
-    if head.startswith(FULL_MAGIC):
+    if begins_full(head):
         read_full_header(head)
         return UploadKind.FULL
     header_bytes = int.from_bytes(head[:8], "little")

@@ -1,4 +1,6 @@
-"""Artifacts of format version 1, kept for good: what was published once must decode for ever.
+"""Artifacts of both forms, kept for good: what was published once must decode for ever.
+
+Those of the first form were made before there was a second one, and cannot be made any more; names of the others end in -2.
 
 ``python -m tests.contract.golden_files`` writes those that are missing. Never overwrite one: a new coder gets a new file.
 """
@@ -13,6 +15,7 @@ import numpy.typing as npt
 
 from model_registry.contract.codecs.heads import ContentHead
 from model_registry.contract.codecs.integers import IntegerView
+from model_registry.contract.codecs.model import pack
 from model_registry.contract.codecs.prediction import predict
 from model_registry.contract.codecs.scales import encode_scale
 from model_registry.contract.codecs.sections import Sink
@@ -25,8 +28,9 @@ from model_registry.deltas import make_delta
 from tests.contract.contents import content, shifted, small_network, sparse_codebook, tensor
 
 FOLDER = Path(__file__).parent / "golden"
-# By name the codec; model.dfd is of before there were sparse changes.
-DELTAS = {f"{codec}.dfd": codec for codec in Codec} | {"sparse.dfd": Codec.MODEL}
+FORMS = ("", "-2")
+# model.dfd is of before there were sparse changes.
+DELTAS = [*(f"{codec}{form}.dfd" for codec in Codec for form in FORMS), "sparse.dfd"]
 # Contents of their own, and the numbers of their coders.
 SPARSE = {"sparse": range(48, 60), "pruned": range(60, 62), "directed": range(62, 70)}
 
@@ -50,7 +54,7 @@ def new() -> Content:
 def sparse_ways(numbers: range) -> tuple[Content, Content, bytes]:
     """A base, its successor, and a delta in which every sparse coder with one of these numbers has a tensor."""
     rng = np.random.default_rng(5)
-    old, fresh, coders, sink = [], [], bytearray(), Sink()
+    old, fresh, coders, sink = [], [], list[bytes](), Sink()
     for seed, coder in enumerate(coder for coder in CODERS if coder.number in numbers):
         before = sparse_codebook(f"w{coder.number}", (40, 8, 3, 3), seed=seed)
         values = np.where(rng.random(before.shape) < rng.choice([0.03, 0.8]), before.values ^ 1, before.values)
@@ -62,13 +66,12 @@ def sparse_ways(numbers: range) -> tuple[Content, Content, bytes]:
         assert prediction is not None
         sink.extend(scale)
         sink.extend(dict(encode_sparse(prediction, after.values, by_weight=coder.by_weight))[coder.number])
-        coders += bytes([scale_number, coder.number])
+        coders.append(bytes([scale_number, coder.number]))
         old.append(before)
         fresh.append(after)
     base, new = content(*old), content(*fresh, version="1.1.0")
     header = DeltaHeader(Codec.MODEL, base.sha256, new.sha256, len(new.data)).to_bytes()
-    head = ContentHead.of(new).to_bytes() + coders
-    return base, new, header + sink.pack(head, dictionary=ContentHead.of(base).to_bytes())
+    return base, new, header + pack(base, ContentHead.of(new), coders, sink)
 
 
 def shifted_ways() -> tuple[Content, Content]:
@@ -97,14 +100,14 @@ def shifted_ways() -> tuple[Content, Content]:
 
 def main() -> None:
     """Write the missing files."""
-    files = {"base.dfc": base().data, "new.dfc": new().data, "base.dfm": encode_full(base())}
+    files = {"base.dfc": base().data, "new.dfc": new().data, "base-2.dfm": encode_full(base())}
     for name, numbers in SPARSE.items():
         known, fresh, delta = sparse_ways(numbers)
-        files |= {f"{name}-base.dfc": known.data, f"{name}-new.dfc": fresh.data, f"every-{name}.dfd": delta}
-    files |= {name: make_delta(base(), new(), codec).data for name, codec in DELTAS.items()}
+        files |= {f"{name}-base.dfc": known.data, f"{name}-new.dfc": fresh.data, f"every-{name}-2.dfd": delta}
+    files |= {f"{codec}-2.dfd": make_delta(base(), new(), codec).data for codec in Codec}
     known, fresh = shifted_ways()
-    files |= {"shifted-base.dfc": known.data, "shifted-new.dfc": fresh.data, "shifted.dfm": encode_full(fresh)}
-    files["shifted.dfd"] = make_delta(known, fresh, Codec.MODEL).data
+    files |= {"shifted-base.dfc": known.data, "shifted-new.dfc": fresh.data, "shifted-2.dfm": encode_full(fresh)}
+    files["shifted-2.dfd"] = make_delta(known, fresh, Codec.MODEL).data
     for name, data in files.items():
         if not (FOLDER / name).exists():
             (FOLDER / name).write_bytes(data)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import bz2
 import hashlib
 import math
+import re
 import struct
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ from tests.contract.second_drift import drift
 from tests.contract.second_sparse import SIZE, Block, read_pools
 from tests.contract.second_stream import Bytes, Symbols, as_bits, as_float, half_of, ordered, unordered, unzigzag, zigzag
 
+WORDS = b'"like":{"codebooks":true,"step":\2},"lost":\2,"noise":\2,"price":\2,'
 FORMS = {0: "f", 1: "e", 2: "b", 3: "h", 4: "B"}
 BLOCK = 1 << 20
 FEW = 512
@@ -64,6 +66,10 @@ class Content:
     def head(self) -> bytes:
         return self._start() + b"".join(t.head() for t in self.tensors)
 
+    def outline(self) -> bytes:
+        without = [Tensor(t.name, t.encoding, t.shape, t.scale, [], []).head() for t in self.tensors]
+        return WORDS + Content(template(self.manifest)[0], self.graph, self.tensors)._start() + b"".join(without)
+
     def to_bytes(self) -> bytes:
         return b"DFC1" + self._start() + b"".join(t.to_bytes() for t in self.tensors)
 
@@ -95,20 +101,26 @@ def rows_of(shape: tuple[int, ...]) -> int:
 
 def decode_full(data: bytes) -> bytes:
     reader = Bytes(data)
-    assert reader.take(4) == b"DFM1"
+    magic = reader.take(4)
+    assert magic in (b"DFM1", b"DFM2")
     reader.take(32 + 8)
-    return decode_model(reader.rest(), Content(b"", b"", []), b"")
+    if magic == b"DFM1":
+        return decode_first_model(reader.rest(), Content(b"", b"", []), b"")
+    return decode_model(reader.rest(), Content(b"", b"", []), b"", WORDS)
 
 
 def decode_delta(data: bytes, base: bytes) -> bytes:
     reader = Bytes(data)
-    assert reader.take(4) == b"DFD1"
+    magic = reader.take(4)
+    assert magic in (b"DFD1", b"DFD2")
     codec = reader.number("B")
     reader.take(64 + 8)
     payload = reader.rest()
     if codec == 0:
         old = read_content(base)
-        return decode_model(payload, old, hashlib.sha256(base).hexdigest().encode() + old.head())
+        if magic == b"DFD2":
+            return decode_model(payload, old, hashlib.sha256(base).digest(), old.outline())
+        return decode_first_model(payload, old, hashlib.sha256(base).hexdigest().encode() + old.head())
     return decode_bsdiff(payload, base) if codec == 1 else inflate(payload, base)
 
 
@@ -137,17 +149,118 @@ def magnitude(reader: Bytes) -> int:
     return -(value - 2**63) if value >= 2**63 else value
 
 
-def decode_model(payload: bytes, base: Content, dictionary: bytes) -> bytes:
+def decode_first_model(payload: bytes, base: Content, dictionary: bytes) -> bytes:
     reader = Bytes(payload)
     head = Bytes(inflate(reader.block(), dictionary))
-    blob, symbols = Bytes(reader.block()), Symbols(reader.rest())
-    content = Content(head.block(), head.block(), [])
+    blob, symbols = Bytes(reader.block()), Symbols(reader.rest(), laws=False)
+    manifest, graph = head.block(), head.block()
     heads = [read_tensor_head(head) for _ in range(head.number("I"))]
+    coders = [[head.number("B") for _ in range(2 + offsets)] for _, _, _, offsets, _ in heads]
+    assert not head.rest()
+    return decode_tensors(Content(manifest, graph, []), heads, coders, base, (blob, symbols))
+
+
+def decode_model(payload: bytes, base: Content, digest: bytes, dictionary: bytes) -> bytes:
+    reader = Bytes(payload)
+    head = Bytes(inflate(b"\x28\xb5\x2f\xfd" + reader.short(), dictionary))
+    blob, symbols = Bytes(reader.short()), Symbols(reader.rest(), laws=True)
+    text, graph = head.block(), head.block()
+    manifest = filled(text, template(base.manifest), digest, blob, symbols)
+    heads = [read_tensor_head(head) for _ in range(head.number("I"))]
+    assert not head.rest()
+    counts = symbols.numbers(len(heads))
+    scales = [(16, 37, 34, 2)[rank] if rank < 4 else others((16, 37, 34, 2), rank - 4) for rank in symbols.numbers(len(heads))]
+    usual = (16, 2, 48, 54, 50, 60)
+    coded_values = [usual[rank] if rank < 6 else others(usual, rank - 6) for rank in symbols.numbers(len(heads))]
+    of_offsets = [(36, 16)[rank] if rank < 2 else others((36, 16), rank - 2) for rank in symbols.numbers(sum(counts))]
+    coders = [[a, b, *(of_offsets.pop(0) for _ in range(n))] for n, a, b in zip(counts, scales, coded_values, strict=True)]
+    assert not any(offsets for _, _, _, offsets, _ in heads)
+    heads = [(name, e, shape, n, count) for (name, e, shape, _, count), n in zip(heads, counts, strict=True)]
+    return decode_tensors(Content(manifest, graph, []), heads, coders, base, (blob, symbols))
+
+
+def others(usual: tuple[int, ...], place: int) -> int:
+    return [number for number in range(256) if number not in usual][place]
+
+
+def template(manifest: bytes) -> tuple[bytes, list[tuple[int, int] | bytes]]:
+    """With marks, and what belongs there: mantissa and exponent, or bytes."""
+    text, literals = b"", list[tuple[int, int] | bytes]()
+    for token in re.findall(rb'"(?:[^"\\]|\\.)*"|-?[0-9][0-9.e+-]*|[^"0-9-]+|-', manifest):
+        literal = literal_of(token) if len(literals) < 4096 else None
+        if literal is None:
+            text += token
+            continue
+        literals.append(literal)
+        if isinstance(literal, bytes):
+            text += b'"\3' + bytes([len(literal)]) + b'"'
+        else:
+            text += b"\2" if re.search(rb"[.e]", token) else b"\1"
+    return text, literals
+
+
+def literal_of(token: bytes) -> tuple[int, int] | bytes | None:
+    if re.fullmatch(rb'"([0-9a-f]{2}){3,255}"', token):
+        return bytes.fromhex(token[1:-1].decode())
+    if not re.fullmatch(rb"-?[0-9][0-9.e+-]*", token):
+        return None
+    integer, _, rest = token.partition(b"e")
+    whole, _, fraction = integer.partition(b".")
+    mantissa, exponent = int(whole + fraction), int(rest or b"0") - len(fraction)
+    if re.search(rb"[.e]", token):
+        while mantissa and mantissa % 10 == 0:
+            mantissa, exponent = mantissa // 10, exponent + 1
+        exponent = exponent if mantissa else 0
+    fits = abs(mantissa) < 2**30 and abs(exponent) <= 400
+    return (mantissa, exponent) if fits and written(mantissa, exponent, token) == token else None
+
+
+def written(mantissa: int, exponent: int, like: bytes) -> bytes:
+    return repr(float(f"{mantissa}e{exponent}") if re.search(rb"[.e\x02]", like) else mantissa).encode()
+
+
+def filled(
+    text: bytes, base: tuple[bytes, list[tuple[int, int] | bytes]], digest: bytes, blob: Bytes, symbols: Symbols
+) -> bytes:
+    pieces, known = (re.split(rb"([\x01\x02]|\x03[\x00-\xff])", t) for t in (text, base[0]))
+    marks = pieces[1::2]
+    told = symbols.partition(sum(mark[0] == 3 for mark in marks), 3)
+    steps = [unzigzag(n) for n in symbols.numbers(sum(mark == b"\2" for mark in marks))]
+    kinds = [mark[0] for mark in marks if mark[0] < 3]
+    moves = [unzigzag(n) for n in symbols.numbers(len(kinds), kinds)]
+    manifest, cursor = b"", 0
+    for word, mark in zip(pieces[::2], marks, strict=False):
+        at = next((i for i in range(cursor, len(base[1])) if known[2 * i : 2 * i + 2] == [word, mark]), None)
+        old, cursor = (None, cursor) if at is None else (base[1][at], at + 1)
+        manifest += word
+        if mark[0] == 3:
+            how = told.pop(0)
+            data = blob.take(mark[1]) if how == 2 else digest if how else old
+            assert isinstance(data, bytes)
+            assert len(data) == mark[1]
+            manifest += data.hex().encode()
+            continue
+        before, exponent = old if isinstance(old, tuple) else (0, 0)
+        at_exponent = exponent + steps.pop(0) if mark == b"\2" else 0
+        shift = exponent - at_exponent
+        moved = before * 10**shift if shift >= 0 else before // 10**-shift
+        manifest += written(max(min(moved, 2**30 - 1), 1 - 2**30) + moves.pop(0), at_exponent, mark)
+    return manifest + pieces[-1]
+
+
+def decode_tensors(
+    content: Content,
+    heads: list[tuple[str, int, tuple[int, ...], int, int]],
+    coders: list[list[int]],
+    base: Content,
+    source: tuple[Bytes, Symbols],
+) -> bytes:
+    blob, symbols = source
     known, pending = {t.name: t for t in base.tensors}, []
-    for name, encoding, shape, offsets, count in heads:
+    for (name, encoding, shape, offsets, count), numbers in zip(heads, coders, strict=True):
         tensor, old = Tensor(name, encoding, shape, [], [], []), known.get(name)
-        tensor.scale = scale(head.number("B"), count, old.scale if old else None, blob, symbols)
-        coder = head.number("B")
+        tensor.scale = scale(numbers[0], count, old.scale if old else None, blob, symbols)
+        coder = numbers[1]
         if coder >= 48:
             assert old is not None
             pending += sparse(coder - 48, tensor, old, symbols)
@@ -155,10 +268,9 @@ def decode_model(payload: bytes, base: Content, dictionary: bytes) -> bytes:
             tensor.values = values(coder, tensor, old, blob, symbols)
         for number in range(offsets):
             before = offsets_before(old, number, rows_of(shape))
-            tensor.offsets.append(scale(head.number("B"), len(before), before, blob, symbols))
+            tensor.offsets.append(scale(numbers[2 + number], len(before), before, blob, symbols))
         content.tensors.append(tensor)
     read_pools(pending, symbols)
-    assert not head.rest()
     assert not blob.rest()
     assert symbols.state == 0
     assert not symbols.words
@@ -175,6 +287,11 @@ def scale(coder: int, count: int, old: list[int] | None, blob: Bytes, symbols: S
     if coder == 16:
         assert old is not None
         return old
+    if coder == 37:
+        assert old is not None
+        octave = blob.number("B") - 127
+        entries = [0.0 if math.isnan(as_float(bits)) else as_float(bits) for bits in old]
+        return [as_bits(math.ldexp(entry, octave), "f") for entry in entries]
     form = "e" if coder % 2 == 0 else "f"
     width = 8 * struct.calcsize(form)
     if coder in (34, 35):

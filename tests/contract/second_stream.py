@@ -6,6 +6,7 @@ import math
 import struct
 from bisect import bisect_right
 from collections.abc import Sequence
+from functools import cache
 
 RATIOS = (1, 16, 38, 53)
 BLOCK = 1 << 20
@@ -29,11 +30,42 @@ class Bytes:
     def rest(self) -> bytes:
         return self.take(len(self.data) - self.at)
 
+    def short(self) -> bytes:
+        """A block with a length of seven bits a byte."""
+        size = shift = 0
+        while True:
+            byte = self.number("B")
+            size += byte % 128 << shift
+            shift += 7
+            if byte < 128:
+                return self.take(size)
+
+
+@cache
+def law(alphabet: int, number: int) -> list[int]:
+    """The bounds of a law's symbols."""
+    ratio = (64540, 63703, 62183, 59462, 54735, 46952, 35342, 20886, 7886, 1299)[number // 3]
+    falling, weight = [], 2**40
+    for _ in range(2049):
+        falling.append(weight // 2**24)
+        weight = weight * ratio // 2**16
+    weights, zero = [0] * alphabet, 128 if alphabet == 256 else 0
+    for value in range(256 if alphabet == 256 else 4096):
+        if alphabet == 256:
+            weights[value] = falling[abs(value - 128)]
+        else:
+            length = value.bit_length()
+            token = value if value < 16 else 16 + 4 * (length - 5) + (value >> (length - 3)) % 4
+            weights[token] += falling[(value + 1) // 2]
+    weights[zero] = weights[zero] * (2, 5, 20)[number % 3] // 5
+    return frequencies([max(w, sum(weights) // 2**19) for w in weights])
+
 
 class Symbols:
-    """The symbol stream."""
+    """The symbol stream; ``laws``: whether tables of numbers and grids begin with the laws."""
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes, *, laws: bool) -> None:
+        self.laws = laws
         self.words = list(struct.unpack(f"<{len(data) // 4}I", data))
         self.state = 0
         self.tables: dict[int, list[list[int]]] = {}
@@ -59,7 +91,10 @@ class Symbols:
     def partition(self, count: int, alphabet: int) -> list[int]:
         if count == 0 or alphabet < 2:
             return [0] * count
-        known = self.tables.setdefault(alphabet, [])
+        if alphabet not in self.tables:
+            lawful = self.laws and alphabet in (128, 256)
+            self.tables[alphabet] = [law(alphabet, i) for i in range(30)] if lawful else []
+        known = self.tables[alphabet]
         number = self.bits(len(known).bit_length(), 1)[0]
         if number == len(known):
             known.append(self._table(alphabet))

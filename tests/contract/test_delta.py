@@ -16,6 +16,7 @@ from model_registry.contract.codecs import changes, pools, sparse
 from model_registry.contract.codecs.changes import encode_changes
 from model_registry.contract.codecs.heads import ContentHead
 from model_registry.contract.codecs.integers import IntegerView
+from model_registry.contract.codecs.model import pack
 from model_registry.contract.codecs.prediction import Prediction, predict, predictions
 from model_registry.contract.codecs.scales import encode_scale, scale_candidates
 from model_registry.contract.codecs.sections import Sink
@@ -122,9 +123,8 @@ def _delta_of_one_tensor(base: Content, new: Content, fresh: EncodedTensor, numb
     single = Content(new.manifest, new.graph, (replace(fresh, offsets=NO_OFFSETS),))
     scale_number, packed = encode_scale(fresh.scale)
     packed.extend(sink)
-    head = ContentHead.of(single).to_bytes() + bytes([scale_number, number])
     header = DeltaHeader(Codec.MODEL, base.sha256, single.sha256, len(single.data))
-    return header.to_bytes() + packed.pack(head, dictionary=ContentHead.of(base).to_bytes()), single
+    return header.to_bytes() + pack(base, ContentHead.of(single), [bytes([scale_number, number])], packed), single
 
 
 @given(st.data())
@@ -231,9 +231,8 @@ def test_every_way_of_coding_a_scale_gives_it_back(data: st.DataObject) -> None:
     base, fresh = content(tensor("t", Encoding.CODEBOOK, indices, old)), tensor("t", Encoding.CODEBOOK, indices, new)
     for number, sink in scale_candidates(fresh.scale, base.tensors[0].scale):
         single = content(fresh)
-        head = ContentHead.of(single).to_bytes() + bytes([number, SAME])
         header = DeltaHeader(Codec.MODEL, base.sha256, single.sha256, len(single.data))
-        delta = header.to_bytes() + sink.pack(head, dictionary=ContentHead.of(base).to_bytes())
+        delta = header.to_bytes() + pack(base, ContentHead.of(single), [bytes([number, SAME])], sink)
         assert apply_delta(base, delta).data == single.data
         assert second_decoder.decode_delta(delta, base.data) == single.data
 

@@ -8,7 +8,7 @@ from model_registry.contract.content import Content
 from model_registry.contract.delta import apply_delta
 from model_registry.contract.full import decode_full
 from tests.contract import second_decoder
-from tests.contract.golden_files import DELTAS, FOLDER, SPARSE
+from tests.contract.golden_files import DELTAS, FOLDER, FORMS, SPARSE
 
 
 def golden(name: str) -> bytes:
@@ -21,28 +21,33 @@ def test_contents_read_and_write_the_same_bytes() -> None:
         assert second_decoder.read_content(golden(name)).to_bytes() == golden(name)
 
 
-def test_the_full_artifact() -> None:
-    assert decode_full(golden("base.dfm")).data == golden("base.dfc")
-    assert second_decoder.decode_full(golden("base.dfm")) == golden("base.dfc")
+@pytest.mark.parametrize("form", FORMS)
+def test_the_full_artifact(form: str) -> None:
+    full = golden(f"base{form}.dfm")
+    assert decode_full(full).data == golden("base.dfc")
+    assert second_decoder.decode_full(full) == golden("base.dfc")
 
 
-def test_offsets() -> None:
+@pytest.mark.parametrize("form", FORMS)
+def test_offsets(form: str) -> None:
     base, new = golden("shifted-base.dfc"), golden("shifted-new.dfc")
+    full, delta = golden(f"shifted{form}.dfm"), golden(f"shifted{form}.dfd")
     assert Content.from_data(base).data == base
-    assert decode_full(golden("shifted.dfm")).data == new
-    assert second_decoder.decode_full(golden("shifted.dfm")) == new
-    assert apply_delta(Content.from_data(base), golden("shifted.dfd")).data == new
-    assert second_decoder.decode_delta(golden("shifted.dfd"), base) == new
-
-
-@pytest.mark.parametrize("name", list(SPARSE))
-def test_every_sparse_coder(name: str) -> None:
-    base, new, delta = (golden(file) for file in (f"{name}-base.dfc", f"{name}-new.dfc", f"every-{name}.dfd"))
+    assert decode_full(full).data == new
+    assert second_decoder.decode_full(full) == new
     assert apply_delta(Content.from_data(base), delta).data == new
     assert second_decoder.decode_delta(delta, base) == new
 
 
-@pytest.mark.parametrize("name", list(DELTAS))
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("name", list(SPARSE))
+def test_every_sparse_coder(name: str, form: str) -> None:
+    base, new, delta = (golden(file) for file in (f"{name}-base.dfc", f"{name}-new.dfc", f"every-{name}{form}.dfd"))
+    assert apply_delta(Content.from_data(base), delta).data == new
+    assert second_decoder.decode_delta(delta, base) == new
+
+
+@pytest.mark.parametrize("name", DELTAS)
 def test_the_deltas(name: str) -> None:
     base = Content.from_data(golden("base.dfc"))
     assert apply_delta(base, golden(name)).data == golden("new.dfc")

@@ -53,6 +53,31 @@ def test_the_same_outputs_pass_and_rounding_passes() -> None:
     check(vector, [OUTPUT * np.float32(1 + 1e-4)])
 
 
+@pytest.mark.parametrize("scale", [1e-12, 1e-3, 0.3, 1.0, 7.7, 1e4, 1e9])
+@pytest.mark.parametrize("offset", [0.0, 100.0])
+def test_rounded_values_are_near_the_outputs_and_short(scale: float, offset: float) -> None:
+    outputs = (OUTPUT.astype(np.float64) + offset) * scale
+    vector = summarise(1, [outputs])
+    told = np.array([*vector.values, vector.mean, vector.deviation])
+    exact = np.array([*outputs.ravel()[list(vector.indices)], outputs.mean(), outputs.std()])
+    assert np.abs(told - exact).max() <= vector.tolerance * 0.2501
+    assert 1e-2 * 0.9999 <= vector.tolerance / max(outputs.std(), 1e-2 * np.abs(outputs).max(), 1e-6) <= 2.5e-2
+    assert f"{vector.tolerance:.12e}"[:14] in {f"{digit}.000000000000" for digit in (1, 2, 5)}
+    assert not any(repr(value).startswith("-0.0") and value == 0 for value in told.tolist())
+
+
+@pytest.mark.parametrize("outputs", [[1e39, -1e39], [0.0], [1.99], [2, -2, -1e-9], [1e-30], [1e300]])
+def test_awkward_outputs_pass_their_own_test(outputs: list[float]) -> None:
+    vector = summarise(1, [np.array(outputs)])
+    check(vector, [np.array(outputs)])
+    check(vector, [np.array(outputs) * (1 + 5e-5)])
+
+
+def test_outputs_whose_spread_is_no_number_are_refused() -> None:
+    with pytest.raises(SelfTestFailed):
+        summarise(1, [np.array([1e300, -1e300])])
+
+
 def test_wrong_outputs_fail() -> None:
     vector = summarise(1, [OUTPUT])
     poisoned = OUTPUT.copy()

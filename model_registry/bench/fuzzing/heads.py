@@ -7,8 +7,17 @@ import random
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import islice
 
+import numpy as np
+
+from model_registry.bench.fuzzing.streams import Note
+from model_registry.contract.codecs.heads import USUAL
+from model_registry.contract.codecs.literals import Literals
+from model_registry.contract.codecs.numbers import read_numbers, write_numbers
+from model_registry.contract.codecs.sections import Source
 from model_registry.contract.content import ENCODING_BITS, ByteReader
+from model_registry.contract.entropy import SymbolWriter
 from model_registry.contract.limits import MIB
 from model_registry.contract.tensors import rows_of
 
@@ -17,7 +26,8 @@ SCALES = (0, 1, 2, 3, 8, 16, 255, 256, 257, 4096, 1 << 20, (1 << 32) - 1)
 VALUE_BYTES = {0: 4, 1: 2, 2: 1, 3: 2, 4: 1}
 # In steps from the base's, as most are.
 OFFSETS_CODER = 36
-CODERS = (0, 1, 2, 3, 4, 5, 6, 7, 8, 16, 17, 32, 33, 36, 48, 49, 60, 63)
+MAX_CODERS = 1 << 12
+CODERS = (0, 1, 2, 3, 4, 5, 6, 7, 8, 16, 17, 32, 33, 36, 37, 48, 49, 60, 63)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,40 +41,74 @@ class LooseTensor:
     coders: tuple[int, ...] = (0, 0)
 
     @property
+    def encoding(self) -> int:
+        return self.code % (1 << ENCODING_BITS)
+
+    @property
     def offsets(self) -> int:
         return self.code >> ENCODING_BITS
 
-    def to_bytes(self) -> bytes:
+    def to_bytes(self, code: int) -> bytes:
         form = f"<H{len(self.name)}sBB{len(self.shape)}II"
-        return struct.pack(form, len(self.name), self.name, self.code, len(self.shape), *self.shape, self.scale_size)
+        return struct.pack(form, len(self.name), self.name, code, len(self.shape), *self.shape, self.scale_size)
+
+    @property
+    def value_bytes(self) -> int:
+        return math.prod(self.shape) * VALUE_BYTES.get(self.encoding, 1)
 
     @property
     def content_bytes(self) -> int:
-        values = math.prod(self.shape) * VALUE_BYTES.get(self.code % (1 << ENCODING_BITS), 1)
-        return len(self.to_bytes()) + 4 * (self.scale_size + self.offsets * rows_of(self.shape)) + values
+        floats = self.scale_size + self.offsets * rows_of(self.shape)
+        return len(self.to_bytes(self.code)) + 4 * floats + self.value_bytes
 
 
 @dataclass(frozen=True, slots=True)
 class LooseHead:
-    """Manifest, graph and tensors as a ``model`` payload's head has them."""
+    """Manifest, graph and tensors as a ``model`` payload's head has them; ``first``: in the first form."""
 
     manifest: bytes
     graph: bytes
     tensors: tuple[LooseTensor, ...]
+    first: bool
 
     @classmethod
     def read(cls, data: bytes) -> LooseHead:
-        """Raises MalformedArtifact or LimitExceeded when this is no head."""
+        """Of the first form. Raises MalformedArtifact or LimitExceeded when this is no head."""
         reader = ByteReader(data)
-        manifest, graph = reader.block("I", MIB), reader.block("I", MIB)
-        tensors = [_read_tensor(reader) for _ in range(min(reader.number("I"), len(data)))]
+        manifest, graph, tensors = _read_parts(reader)
         coded = [replace(tensor, coders=reader.numbers("BB" + tensor.offsets * "B")) for tensor in tensors]
-        return cls(manifest, graph, tuple(coded))
+        return cls(manifest, graph, tuple(coded), first=True)
+
+    @classmethod
+    def read_outline(cls, data: bytes, source: Source, literals: Literals) -> LooseHead:
+        """Of the second form, with the manifest itself in place of its template. Raises as ``read``."""
+        template, graph, tensors = _read_parts(ByteReader(data))
+        manifest = literals.read(source, template, max_bytes=MIB)
+        counts = read_numbers(source.symbols, len(tensors)).tolist()
+        columns = [read_numbers(source.symbols, n).tolist() for n in (len(tensors), len(tensors), min(sum(counts), MAX_CODERS))]
+        left = iter(columns[2])
+        coded = [
+            replace(tensor, code=tensor.encoding | count << ENCODING_BITS, coders=_numbers_of(*own, *islice(left, count)))
+            for tensor, count, *own in zip(tensors, counts, *columns[:2], strict=True)
+        ]
+        return cls(manifest, graph, tuple(coded), first=False)
 
     def to_bytes(self) -> bytes:
         parts = [struct.pack("<I", len(self.manifest)), self.manifest, struct.pack("<I", len(self.graph)), self.graph]
-        parts += [struct.pack("<I", len(self.tensors)), *(tensor.to_bytes() for tensor in self.tensors)]
-        return b"".join([*parts, *(_coders_of(tensor) for tensor in self.tensors)])
+        parts.append(struct.pack("<I", len(self.tensors)))
+        if self.first:
+            heads = [tensor.to_bytes(tensor.code) for tensor in self.tensors]
+            return b"".join([*parts, *heads, *(_coders_of(tensor) for tensor in self.tensors)])
+        return b"".join([*parts, *(tensor.to_bytes(tensor.encoding) for tensor in self.tensors)])
+
+    def symbols(self) -> list[Note]:
+        """What the stream of the second form begins with: no literals, the numbers of offsets, the coders."""
+        writer, coders = SymbolWriter(), [_coders_of(tensor) for tensor in self.tensors]
+        write_numbers(writer, np.array([tensor.offsets for tensor in self.tensors], np.int64))
+        columns = bytes(own[0] for own in coders), bytes(own[1] for own in coders), b"".join(own[2:] for own in coders)
+        for column, usual in zip(columns, USUAL, strict=True):
+            write_numbers(writer, np.array([usual.index(number) for number in column], np.int64))
+        return [] if self.first else list(writer.resolved())
 
     @property
     def content_bytes(self) -> int:
@@ -76,6 +120,17 @@ def _coders_of(tensor: LooseTensor) -> bytes:
     """As many as a reader takes, whatever the tensor had before."""
     wanted = 2 + tensor.offsets
     return bytes((*tensor.coders, *[OFFSETS_CODER] * wanted)[:wanted])
+
+
+def _numbers_of(*ranks: int) -> tuple[int, ...]:
+    """The coder numbers of these ranks, of a scale, of values, and of any offsets."""
+    usual = (*USUAL, *[USUAL[2]] * len(ranks))
+    return tuple(own[rank % 256] for own, rank in zip(usual, ranks, strict=False))
+
+
+def _read_parts(reader: ByteReader) -> tuple[bytes, bytes, list[LooseTensor]]:
+    manifest, graph, count = reader.block("I", MIB), reader.block("I", MIB), reader.number("I")
+    return manifest, graph, [_read_tensor(reader) for _ in range(min(count, MAX_CODERS))]
 
 
 def _read_tensor(reader: ByteReader) -> LooseTensor:

@@ -17,12 +17,26 @@ from functools import cache
 from model_registry.bench.fuzzing.heads import LooseHead, change_head
 from model_registry.bench.fuzzing.streams import exchanged, invented
 from model_registry.contract.codecs.heads import ContentHead
-from model_registry.contract.codecs.sections import compress, decompress
+from model_registry.contract.codecs.literals import Mark
+from model_registry.contract.codecs.model import dictionary_of, first_dictionary_of, literals_of, pack
+from model_registry.contract.codecs.sections import (
+    ZSTD_MAGIC,
+    Sink,
+    Source,
+    compress,
+    decompress,
+    read_short_length,
+    short_length,
+)
+from model_registry.contract.codecs.tensor_coding import encode_tensor
 from model_registry.contract.content import ByteReader, Content, content_parts
 from model_registry.contract.delta import HEADER_BYTES as DELTA_HEADER_BYTES
+from model_registry.contract.delta import MAGIC as DELTA_MAGIC
 from model_registry.contract.delta import Codec, apply_delta
+from model_registry.contract.entropy import SymbolReader
 from model_registry.contract.errors import Refusal
 from model_registry.contract.full import HEADER_BYTES as FULL_HEADER_BYTES
+from model_registry.contract.full import MAGIC as FULL_MAGIC
 from model_registry.contract.full import decode_full
 from model_registry.contract.limits import Limits
 
@@ -60,13 +74,35 @@ class Parts:
     words: bytes
     dictionary: bytes
 
+    @property
+    def first(self) -> bool:
+        return is_first(self.header)
+
+    @property
+    def is_delta(self) -> bool:
+        return self.header[:3] == b"DFD"
+
     def pack(self) -> bytes:
         frame = compress(self.head, level=1, dictionary=self.dictionary)
-        sizes = struct.pack("<I", len(frame)), struct.pack("<I", len(self.blob))
-        return b"".join([self.header, sizes[0], frame, sizes[1], self.blob, self.words])
+        return b"".join([self.header, *framed(frame, self.blob, first=self.first), self.words])
 
-    def sized(self, content_bytes: int) -> Parts:
-        return replace(self, header=self.header[:-8] + struct.pack("<Q", content_bytes & (2**64 - 1)))
+    def resized(self, more: int) -> Parts:
+        """With another declared size of the content."""
+        declared = struct.unpack("<Q", self.header[-8:])[0]
+        return replace(self, header=self.header[:-8] + struct.pack("<Q", (declared + more) & (2**64 - 1)))
+
+
+def is_first(artifact: bytes) -> bool:
+    """Whether an artifact is of the first form."""
+    return artifact[3:4] == b"1"
+
+
+def framed(frame: bytes, blob: bytes, *, first: bool) -> tuple[bytes, bytes, bytes, bytes]:
+    """A payload up to its symbols."""
+    if first:
+        return struct.pack("<I", len(frame)), frame, struct.pack("<I", len(blob)), blob
+    frame = frame.removeprefix(ZSTD_MAGIC)
+    return short_length(len(frame)), frame, short_length(len(blob)), blob
 
 
 def mutate(rng: random.Random, artifact: bytes, bases: Bases) -> bytes:
@@ -137,12 +173,15 @@ def _surface(rng: random.Random, artifact: bytes, bases: Bases) -> bytes:
 
 def unpack(artifact: bytes, bases: Bases) -> Parts:
     """A ``model`` artifact taken apart. Raises Refusal when it is none."""
-    is_delta = artifact[:3] == b"DFD"
-    dictionary = ContentHead.of(bases.of(artifact)).to_bytes() if is_delta else b""
+    is_delta, first = artifact[:3] == b"DFD", is_first(artifact)
+    dictionary = (first_dictionary_of if first else dictionary_of)(bases.of(artifact) if is_delta else None)
     reader = ByteReader(artifact)
     header = reader.take(DELTA_HEADER_BYTES if is_delta else FULL_HEADER_BYTES)
-    frame = reader.block("I", len(artifact))
-    blob = reader.block("I", len(artifact))
+    if first:
+        frame, blob = reader.block("I", len(artifact)), reader.block("I", len(artifact))
+    else:
+        frame = ZSTD_MAGIC + reader.take(read_short_length(reader))
+        blob = reader.take(read_short_length(reader))
     head = decompress(frame, max_bytes=bases.limits.max_content_bytes, dictionary=dictionary)
     return Parts(header, head, blob, reader.rest(), dictionary)
 
@@ -152,8 +191,6 @@ def _model(rng: random.Random, artifact: bytes, bases: Bases) -> bytes:
     match rng.randrange(8):
         case 0:
             return replace(parts, head=change_bytes(rng, parts.head)).pack()
-        case 1 | 2 | 3:
-            parts = _with_head(rng, parts)
         case 4:
             return replace(parts, blob=change_bytes(rng, parts.blob)).pack()
         case 5:
@@ -161,32 +198,48 @@ def _model(rng: random.Random, artifact: bytes, bases: Bases) -> bytes:
             return replace(parts, words=words[: len(words) // 4 * 4]).pack()
         case 6:
             return replace(parts, words=exchanged(rng, lambda: bases.decode(artifact))).pack()
+        case 7:
+            return _sealed(rng, artifact, bases)
         case _:
-            return _sealed(rng, artifact, parts, bases)
-    if rng.randrange(2):
+            return _with_head(rng, artifact, parts, bases)
+
+
+def _with_head(rng: random.Random, artifact: bytes, parts: Parts, bases: Bases) -> bytes:
+    """Other tensors, other coders; the declared size fits what the head adds up to, and the blob what may be asked of it."""
+    before = loose_head(parts, bases.of(artifact))
+    head = change_head(rng, before)
+    blob = parts.blob + rng.randbytes(rng.choice((0, 0, 4, 400)))
+    parts = replace(parts, head=head.to_bytes(), blob=blob).resized(head.content_bytes - before.content_bytes)
+    if parts.first and rng.randrange(2):
         return parts.pack()
     forged = parts.pack()
-    return replace(parts, words=invented(rng, lambda: bases.decode(forged))).pack()
+    return replace(parts, words=invented(rng, lambda: bases.decode(forged), head.symbols())).pack()
 
 
-def _with_head(rng: random.Random, parts: Parts) -> Parts:
-    """Other tensors, other coders; the declared size fits what the head adds up to, and the blob what may be asked of it."""
-    head = change_head(rng, LooseHead.read(parts.head))
-    blob = parts.blob + rng.randbytes(rng.choice((0, 0, 4, 400)))
-    return replace(parts, head=head.to_bytes(), blob=blob).sized(head.content_bytes)
+def loose_head(parts: Parts, base: Content) -> LooseHead:
+    """The head of an artifact that was taken apart. Raises Refusal when it has none."""
+    if parts.first:
+        return LooseHead.read(parts.head)
+    source = Source(parts.blob, SymbolReader(parts.words))
+    return LooseHead.read_outline(parts.head, source, literals_of(base if parts.is_delta else None))
 
 
-def _sealed(rng: random.Random, artifact: bytes, parts: Parts, bases: Bases) -> bytes:
+def _sealed(rng: random.Random, artifact: bytes, bases: Bases) -> bytes:
     """Another manifest or graph under a digest that fits: what nobody but the holder of a key could offer."""
-    tensors = bases.decode(artifact).tensors
-    head = LooseHead.read(parts.head)
+    content = bases.decode(artifact)
+    head = ContentHead.of(content)
     if rng.randrange(4):
-        head = replace(head, manifest=change_bytes(rng, head.manifest))
+        # A template's marks are no part of any text.
+        head = replace(head, manifest=change_bytes(rng, head.manifest).translate(None, delete=bytes(Mark)))
     else:
         head = replace(head, graph=change_bytes(rng, head.graph))
-    digest = hashlib.sha256(b"".join(content_parts(head.manifest, head.graph, tensors))).digest()
-    header = parts.header[:-40] + digest + parts.header[-8:]
-    return replace(parts, header=header, head=head.to_bytes()).sized(head.content_bytes).pack()
+    digest = hashlib.sha256(b"".join(content_parts(head.manifest, head.graph, content.tensors))).digest()
+    size = struct.pack("<Q", head.content_bytes)
+    base = bases.of(artifact) if artifact[:3] == b"DFD" else None
+    known, sink = {tensor.name: tensor for tensor in base.tensors} if base else {}, Sink()
+    coders = [encode_tensor(known.get(tensor.name), tensor, sink) for tensor in content.tensors]
+    header = DELTA_MAGIC + artifact[4:37] if base else FULL_MAGIC
+    return header + digest + size + pack(base, head, coders, sink)
 
 
 def _content(rng: random.Random, artifact: bytes, bases: Bases) -> tuple[bytes, bytes]:

@@ -6,7 +6,6 @@ random bytes and an invented symbol stream (streams.py): an encoder would never 
 
 from __future__ import annotations
 
-import math
 import random
 import re
 import struct
@@ -18,16 +17,19 @@ from typing import Any
 
 import numpy as np
 
+from model_registry.bench.fuzzing.heads import LooseHead, LooseTensor
+from model_registry.bench.fuzzing.mutations import framed
 from model_registry.bench.fuzzing.streams import invented
-from model_registry.contract.codecs.heads import ContentHead
+from model_registry.contract.codecs.model import dictionary_of, first_dictionary_of
 from model_registry.contract.codecs.sections import compress
-from model_registry.contract.content import Content, tensor_head
+from model_registry.contract.content import ENCODING_BITS, Content
 from model_registry.contract.delta import Codec, DeltaHeader, apply_delta
 from model_registry.contract.errors import Refusal, UnsupportedArtifact
+from model_registry.contract.full import FIRST_MAGIC as FIRST_FULL_MAGIC
 from model_registry.contract.full import MAGIC as FULL_MAGIC
 from model_registry.contract.full import decode_full, encode_full
 from model_registry.contract.manifest import InputSpec, Manifest
-from model_registry.contract.tensors import NO_SCALE, EncodedTensor, Encoding, rows_of
+from model_registry.contract.tensors import NO_SCALE, EncodedTensor, Encoding
 from model_registry.deltas import make_delta
 
 Decode = Callable[[bytes], Content]
@@ -146,12 +148,11 @@ def _forced(base: Content | None, decode: Decode) -> Iterator[bytes]:
     for (name, shape), encoding in product(shapes.items(), Encoding):
         scales = {Encoding.CODEBOOK: 5, Encoding.GRID8: 1, Encoding.GRID16: 1}.get(encoding, 0)
         for grown in sorted({shape, tuple(side + 2 for side in shape)}):
-            for number in CODER_NUMBERS:
-                for coders in ([3, number], [number, 0], [3, 0, number], [3, 0, 16, number])[: 4 if scales else 1]:
-                    offsets = len(coders) - 2
-                    head = tensor_head(name, encoding, grown, offsets=offsets) + struct.pack("<I", scales)
-                    values = 4 * offsets * rows_of(grown) + math.prod(grown) * encoding.dtype.itemsize
-                    data = _single(rng, base, decode, tensor=head, scales=scales, coders=bytes(coders), values_bytes=values)
+            # Both forms have the same coders; of the first a few will do.
+            for number, first in (*((n, False) for n in CODER_NUMBERS), *((n, True) for n in CODER_NUMBERS[::8])):
+                for coders in ((3, number), (number, 0), (3, 0, number), (3, 0, 16, number))[: 4 if scales else 1]:
+                    code = encoding | (len(coders) - 2) << ENCODING_BITS
+                    data = _single(rng, base, decode, LooseTensor(name.encode(), code, grown, scales, coders), first=first)
                     if data:
                         yield data
 
@@ -167,28 +168,25 @@ def _accepted(decode: Decode, data: bytes) -> bool:
     return True
 
 
-def _single(
-    rng: random.Random, base: Content | None, decode: Decode, *, tensor: bytes, scales: int, coders: bytes, values_bytes: int
-) -> bytes:
+def _single(rng: random.Random, base: Content | None, decode: Decode, tensor: LooseTensor, *, first: bool) -> bytes:
     """An artifact of one tensor; nothing when its coders are unknown."""
-    empty = ContentHead(_manifest("1.0.0").to_bytes(), b"", ())
-    head = empty.to_bytes()[:-4] + struct.pack("<I", 1) + tensor + coders
-    frame = compress(head, level=1, dictionary=ContentHead.of(base).to_bytes() if base else b"")
-    size = empty.content_bytes + len(tensor) + 4 * scales + values_bytes
-    header = FULL_MAGIC + bytes(32) + struct.pack("<Q", size)
+    head = LooseHead(_manifest("1.0.0").to_bytes(), b"", (tensor,), first)
+    frame = compress(head.to_bytes(), level=1, dictionary=(first_dictionary_of if first else dictionary_of)(base))
+    header = (FIRST_FULL_MAGIC if first else FULL_MAGIC) + bytes(32) + struct.pack("<Q", head.content_bytes)
     if base is not None:
-        header = DeltaHeader(Codec.MODEL, base.sha256, "00" * 32, size).to_bytes()
-    header += struct.pack("<I", len(frame)) + frame
-    scale = rng.randbytes(4 * scales)
-    inner = compress(rng.randbytes(values_bytes), level=1)
+        header = DeltaHeader(Codec.MODEL, base.sha256, "00" * 32, head.content_bytes, first).to_bytes()
+    scale = rng.randbytes(4 * tensor.scale_size)
+    inner = compress(rng.randbytes(tensor.value_bytes), level=1)
     # What a raw scale and the zstd coder want stands first; to others it is as good as noise.
     blob = scale + struct.pack("<I", len(inner)) + inner + rng.randbytes(NOISE_BYTES)
-    whole = header + struct.pack("<I", len(blob)) + blob
-    if not _accepted(decode, whole):
+
+    def whole(blob: bytes, stream: bytes = b"") -> bytes:
+        return b"".join([header, *framed(frame, blob, first=first), stream])
+
+    stream = invented(rng, lambda: decode(whole(blob)), head.symbols())
+    if not _accepted(decode, whole(blob, stream)):
         return b""
-    stream = invented(rng, lambda: decode(whole))
-    blob = blob[: len(blob) - _left_over(decode, whole + stream)]
-    return header + struct.pack("<I", len(blob)) + blob + stream
+    return whole(blob[: len(blob) - _left_over(decode, whole(blob, stream))], stream)
 
 
 def _left_over(decode: Decode, artifact: bytes) -> int:

@@ -7,7 +7,7 @@ choice and notes what was asked; encoding the notes backwards gives words from w
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -22,13 +22,14 @@ Note = tuple[np.ndarray[Any, np.dtype[np.int32]], Any]
 
 
 class _Inventor:
-    """Answers like the coder: zeros, sparse even numbers (rising tables), coins or noise."""
+    """Answers like the coder: what ``start`` says, then zeros, sparse even numbers (rising tables), coins or noise."""
 
-    def __init__(self, rng: random.Random, notes: list[Note]) -> None:
-        self._rng, self._notes, self._left = rng, notes, MAX_SYMBOLS
+    def __init__(self, rng: random.Random, notes: list[Note], start: Iterable[Note]) -> None:
+        self._rng, self._notes, self._left, self._start = rng, notes, MAX_SYMBOLS, iter(start)
 
     def decode(self, model: Any, size: int | None = None) -> Any:
-        symbols = self._invent(1 if size is None else size)
+        known = next(self._start, None)
+        symbols = self._invent(1 if size is None else size) if known is None else known[0]
         self._notes.append((symbols, model))
         return symbols if size is not None else int(symbols[0])
 
@@ -40,7 +41,8 @@ class _Inventor:
         kind = self._rng.choice("zzzssscn")
         if kind == "s":
             for _ in range(min(size, 4)):
-                symbols[self._rng.randrange(size)] = self._rng.choice((2, 4, 12, 40))
+                # 30 is a new table where there are thirty laws.
+                symbols[self._rng.randrange(size)] = self._rng.choice((2, 4, 12, 30, 40))
         elif kind != "z":
             noise = np.frombuffer(self._rng.randbytes(size), np.uint8)
             symbols += noise % (2 if kind == "c" else 16)
@@ -65,11 +67,11 @@ class _Listener:
         return bool(self._coder.is_empty())
 
 
-def invented(rng: random.Random, decode: Callable[[], object]) -> bytes:
-    """A stream that fits whatever ``decode`` asks for, until it refuses for another reason."""
+def invented(rng: random.Random, decode: Callable[[], object], start: Iterable[Note] = ()) -> bytes:
+    """A stream that begins with ``start`` and fits whatever else ``decode`` asks for, until it refuses for another reason."""
     notes: list[Note] = []
     # Whatever stops the decoder here will stop it again where it counts.
-    with _coder(lambda _words: _Inventor(rng, notes)), suppress(Exception):
+    with _coder(lambda _words: _Inventor(rng, notes, start)), suppress(Exception):
         decode()
     return _encode(notes)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
@@ -29,6 +30,7 @@ class _From(Enum):
     BASE = "the base's entry at its place"
     DRIFT = "the same, as floats that drifted"
     STEPS = "the same, in steps of one power of two"
+    OCTAVE = "the same, times a power of two"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +51,14 @@ _CODERS = (
     _Coder(34, _HALF, _From.DRIFT),
     _Coder(35, _SINGLE, _From.DRIFT),
     _Coder(36, _HALF, _From.STEPS),
+    _Coder(37, _HALF, _From.OCTAVE),
+    _Coder(37, _SINGLE, _From.OCTAVE),
 )
-_AGAINST_BASE = (_From.BASE, _From.DRIFT, _From.STEPS)
+_AGAINST_BASE = (_From.BASE, _From.DRIFT, _From.STEPS, _From.OCTAVE)
 # The finest step is the distance of the smallest float16 numbers; the coarsest one lies beyond the largest.
 FINEST_OCTAVE, COARSEST_OCTAVE = -24, 17
+# A byte less this tells how often a scale is doubled.
+MAX_OCTAVE = 127
 
 
 def encode_scale(scale: Scale, old: Scale | None = None) -> tuple[int, Sink]:
@@ -81,6 +87,8 @@ def _write(coder: _Coder, sink: Sink, values: Array, old: Scale | None) -> bool:
             return values.size > 0 and write_drift(sink, _weights(reference), values, values.shape)
         case _From.STEPS:
             return _write_steps(sink, values, _as_weights(reference, coder.dtype))
+        case _From.OCTAVE:
+            return _write_octave(sink, values.astype(np.float32), _weights(reference))
         case _From.BASE | _From.PREVIOUS:
             steps = _steps(ordered(values), coder, old)
             write_numbers(sink.symbols, zigzag(signed(steps, coder.dtype.itemsize * 8)))
@@ -102,6 +110,26 @@ def _write_steps(sink: Sink, values: Array, old: Reals) -> bool:
             write_numbers(sink.symbols, zigzag(counts.astype(np.int64)))
             return True
     return False
+
+
+def _write_octave(sink: Sink, values: Scale, old: Scale) -> bool:
+    """How often all entries were doubled, negative where they were halved; False where that does not lead to them."""
+    if not values.size:
+        return False
+    first = float(values[0]), float(old[0])
+    if not all(math.isfinite(entry) and entry for entry in first):
+        return False
+    octave = math.frexp(first[0])[1] - math.frexp(first[1])[1]
+    if abs(octave) > MAX_OCTAVE or _doubled(old, octave).tobytes() != values.tobytes():
+        return False
+    sink.blob.append(octave + MAX_OCTAVE)
+    return True
+
+
+def _doubled(old: Scale, octave: int) -> Scale:
+    """Exact in float64, then rounded to float32, beyond whose range lie infinity and zero."""
+    with np.errstate(over="ignore", under="ignore"):
+        return (old.astype(np.float64) * 2.0**octave).astype(np.float32)
 
 
 def _stepped(old: Reals, counts: Reals, octave: int) -> Array:
@@ -126,6 +154,10 @@ def decode_scale(number: int, size: int, source: Source, old: Scale | None = Non
         octave = source.blob.number("B") + FINEST_OCTAVE
         counts = unzigzag(read_numbers(source.symbols, size)).astype(np.float64)
         return _stepped(_as_weights(old, coder.dtype), counts, octave).astype(np.float32)
+    if coder.reference is _From.OCTAVE:
+        if old is None or old.size != size:
+            raise MalformedArtifact("a scale is doubled from one that the base does not have")
+        return _doubled(_weights(old), source.blob.number("B") - MAX_OCTAVE)
     steps = unzigzag(read_numbers(source.symbols, size))
     if coder.reference is _From.PREVIOUS:
         return from_ordered(np.cumsum(steps), coder.dtype).astype(np.float32)

@@ -1,11 +1,11 @@
 """The three parts of an artifact's payload: a zstd-compressed head, plain bytes, and one stream of entropy-coded symbols.
 
-u32 length, head (zstd frame) | u32 length, blob | symbol stream to the end
+    length, head (zstd frame without its first four bytes, which all frames have) | length, blob | symbol stream to the end
+
+A length takes a byte where it is below 128. In payloads of the first form lengths are u32, and frames whole.
 """
 
 from __future__ import annotations
-
-import struct
 
 import zstandard
 
@@ -15,6 +15,7 @@ from model_registry.contract.entropy import COST_UNIT, SymbolReader, SymbolWrite
 from model_registry.contract.errors import LimitExceeded, MalformedArtifact
 
 HEAD_LEVEL = 19
+ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 MAX_WINDOW_LOG = 31
 
 
@@ -37,8 +38,8 @@ class Sink:
         self.changes += other.changes
 
     def pack(self, head: bytes, *, dictionary: bytes = b"") -> bytes:
-        frame = compress(head, level=HEAD_LEVEL, dictionary=dictionary)
-        sizes = struct.pack("<I", len(frame)), struct.pack("<I", len(self.blob))
+        frame = compress(head, level=HEAD_LEVEL, dictionary=dictionary).removeprefix(ZSTD_MAGIC)
+        sizes = short_length(len(frame)), short_length(len(self.blob))
         return b"".join([sizes[0], frame, sizes[1], self.blob, self._all_symbols().finish()])
 
     def _all_symbols(self) -> SymbolWriter:
@@ -54,9 +55,9 @@ class Source:
     Blocks whose changes come behind all other symbols are ``pending`` until the end.
     """
 
-    def __init__(self, blob: bytes, symbols: bytes) -> None:
+    def __init__(self, blob: bytes, symbols: SymbolReader) -> None:
         self.blob = ByteReader(blob)
-        self.symbols = SymbolReader(symbols)
+        self.symbols = symbols
         self.pending: list[Pending] = []
 
     def end(self) -> None:
@@ -69,9 +70,38 @@ class Source:
 def unpack(payload: bytes, *, max_head_bytes: int, dictionary: bytes = b"") -> tuple[bytes, Source]:
     """The head and the source of a payload. Raises MalformedArtifact, LimitExceeded."""
     reader = ByteReader(payload)
+    frame = ZSTD_MAGIC + reader.take(read_short_length(reader))
+    head = decompress(frame, max_bytes=max_head_bytes, dictionary=dictionary)
+    blob = reader.take(read_short_length(reader))
+    return head, Source(blob, SymbolReader(reader.rest()))
+
+
+def unpack_first(payload: bytes, *, max_head_bytes: int, dictionary: bytes = b"") -> tuple[bytes, Source]:
+    """The same of the first form."""
+    reader = ByteReader(payload)
     head = decompress(reader.block("I", len(payload)), max_bytes=max_head_bytes, dictionary=dictionary)
     blob = reader.block("I", len(payload))
-    return head, Source(blob, reader.rest())
+    return head, Source(blob, SymbolReader(reader.rest(), laws=False))
+
+
+def short_length(size: int) -> bytes:
+    """Seven bits a byte, low ones first; the top bit says that more follow (LEB128)."""
+    low, more = size & 0x7F, size >> 7
+    return bytes([low]) if not more else bytes([low | 0x80]) + short_length(more)
+
+
+def read_short_length(reader: ByteReader) -> int:
+    """The inverse of ``short_length``, of at most 32 bits. Raises MalformedArtifact."""
+    size = 0
+    for shift in range(0, 35, 7):
+        byte = reader.number("B")
+        size |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            # One way to write a length, so that there is one artifact for a delta.
+            if size >> 32 or (shift and not byte):
+                break
+            return size
+    raise MalformedArtifact("a length is not written as it should be")
 
 
 def compress(data: bytes, *, level: int, dictionary: bytes = b"") -> bytes:

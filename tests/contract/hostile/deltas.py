@@ -10,6 +10,7 @@ import numpy as np
 import zstandard
 
 from model_registry.contract.codecs.bsdiff import MAX_ENTRIES
+from model_registry.contract.codecs.model import dictionary_of
 from model_registry.contract.codecs.numbers import write_numbers
 from model_registry.contract.codecs.pools import Changes
 from model_registry.contract.codecs.sections import Sink
@@ -25,7 +26,7 @@ from model_registry.contract.errors import (
 from model_registry.contract.full import encode_full
 from model_registry.deltas import make_delta
 from tests.contract.contents import small_network
-from tests.contract.hostile.forging import Hostile, delta, head, head_of, named, zstd_bomb
+from tests.contract.hostile.forging import Hostile, coders_told, delta, head, named, zstd_bomb
 
 BASE = small_network()
 SIZE = 1000
@@ -141,8 +142,9 @@ def _model() -> Iterator[Hostile]:
         refusal: type[ArtifactRefused] = MalformedArtifact,
     ) -> Hostile:
         manifest = BASE.manifest.to_bytes()
-        head_bytes = head(manifest, b"", [tensor_head], coders)
-        payload = (sink or Sink()).pack(head_bytes, dictionary=head_of(BASE))
+        payload = coders_told([tensor_head], coders, sink).pack(
+            head(manifest, b"", [tensor_head]), dictionary=dictionary_of(BASE)
+        )
         size = 16 + len(manifest) + len(tensor_head) + data_bytes
         return Hostile(f"model: {name}", delta(BASE, Codec.MODEL, payload, size=size), refusal)
 
@@ -166,6 +168,8 @@ def _model() -> Iterator[Hostile]:
     write_numbers(far.symbols, np.array([1]), np.array([6]), 21)
     write_numbers(far.symbols, np.array([2**32 - 1]), np.array([4]), 6)
     yield case("a sparse change beyond the values", named(b"conv.bias", 2, (32,), 1), b"\x10\x30", 4 + 32, far)
+    octave = Sink()
+    octave.blob += b"\x80"
     no_zero = Sink()
     no_zero.blob += struct.pack("<32f", *range(1, 33))
     lacks = named(weight, 4, (32, 16, 3, 3), 32)
@@ -185,6 +189,8 @@ def _model() -> Iterator[Hostile]:
     yield case("a mapping of another shape", named(weight, 4, (32, 144), 32), b"\x10\x2d", 128 + 4608)
     yield case("a mapping from nothing", named(b"other", 4, (3,), 0), b"\x03\x2d", 3)
     yield case("scale drift of another length", named(weight, 4, (32, 16, 3, 3), 31), b"\x22\x10", 4 * 31 + 4608)
+    yield case("a doubled scale of another length", named(weight, 4, (32, 16, 3, 3), 31), b"\x25\x10", 4 * 31 + 4608, octave)
+    yield case("a doubled scale of a tensor that the base lacks", named(b"other", 4, (3,), 1), b"\x25\x00", 7, octave)
     yield case("scale steps of another length", named(weight, 4, (32, 16, 3, 3), 31), b"\x24\x10", 4 * 31 + 4608)
     beyond = Sink()
     write_numbers(beyond.symbols, np.array([2 * 641, *[0] * 9]))

@@ -7,8 +7,11 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from model_registry.contract.codecs.heads import ContentHead
-from model_registry.contract.codecs.sections import Sink
+import numpy as np
+
+from model_registry.contract.codecs.heads import USUAL
+from model_registry.contract.codecs.numbers import write_numbers
+from model_registry.contract.codecs.sections import ZSTD_MAGIC, Sink, short_length
 from model_registry.contract.content import Content, tensor_head
 from model_registry.contract.delta import Codec, DeltaHeader
 from model_registry.contract.errors import Refusal
@@ -32,10 +35,32 @@ def delta(base: Content, codec: Codec, payload: bytes, *, size: int, sha256: str
     return DeltaHeader(codec, base.sha256, sha256, size).to_bytes() + payload
 
 
-def head(manifest: bytes, graph: bytes, tensors: Sequence[bytes], coders: bytes) -> bytes:
-    """A decompressed head; ``tensors`` are tensor heads with their scale counts."""
+def head(manifest: bytes, graph: bytes, tensors: Sequence[bytes]) -> bytes:
+    """An outline; ``tensors`` are tensor heads with their scale counts, and with offsets, which it leaves out."""
     parts = [struct.pack("<I", len(manifest)), manifest, struct.pack("<I", len(graph)), graph]
-    return b"".join([*parts, struct.pack("<I", len(tensors)), *tensors, coders])
+    return b"".join([*parts, struct.pack("<I", len(tensors)), *(_split(tensor)[0] for tensor in tensors)])
+
+
+def coders_told(tensors: Sequence[bytes], coders: bytes, sink: Sink | None = None) -> Sink:
+    """What tells the ``coders`` of each of these, scale, values and offsets, before what is in ``sink``."""
+    whole, rows = Sink(), list[bytes]()
+    counts = [_split(tensor)[1] for tensor in tensors]
+    for count in counts:
+        rows.append(coders[: 2 + count])
+        coders = coders[2 + count :]
+    columns = [b"".join(row[:1] for row in rows), b"".join(row[1:2] for row in rows), b"".join(row[2:] for row in rows)]
+    write_numbers(whole.symbols, np.array(counts, np.int64))
+    for column, usual in zip(columns, USUAL, strict=True):
+        write_numbers(whole.symbols, np.array([usual.index(number) for number in column], np.int64))
+    whole.extend(sink or Sink())
+    return whole
+
+
+def _split(tensor: bytes) -> tuple[bytes, int]:
+    """Without its offsets, and how many it has."""
+    at = 2 + struct.unpack("<H", tensor[:2])[0]
+    offsets, encoding = divmod(tensor[at], 64)
+    return tensor[:at] + bytes([encoding]) + tensor[at + 1 :], offsets
 
 
 def named(name: bytes, encoding: int, shape: tuple[int, ...], scale_count: int) -> bytes:
@@ -43,23 +68,31 @@ def named(name: bytes, encoding: int, shape: tuple[int, ...], scale_count: int) 
     return struct.pack(f"<H{len(name)}sBB{len(shape)}II", len(name), name, encoding, len(shape), *shape, scale_count)
 
 
-def model_full(head_bytes: bytes, *, size: int, blob: bytes = b"", sha256: str = "00" * 32) -> bytes:
-    sink = Sink()
+def model_full(
+    manifest: bytes,
+    graph: bytes,
+    tensors: Sequence[bytes],
+    coders: bytes,
+    *,
+    size: int,
+    blob: bytes = b"",
+    sha256: str = "00" * 32,
+) -> bytes:
+    sink = coders_told(tensors, coders)
     sink.blob += blob
-    return full(sink.pack(head_bytes), size=size, sha256=sha256)
+    return full(sink.pack(head(manifest, graph, tensors)), size=size, sha256=sha256)
 
 
 def raw_full(content: Content, *, manifest: bytes | None = None) -> bytes:
     """A content whose tensors are stored raw: no coder in the way of what is wrong with it."""
     manifest = content.manifest.to_bytes() if manifest is None else manifest
     tensors = [tensor_head(t.name, t.encoding, t.shape, offsets=0) + struct.pack("<I", t.scale.size) for t in content.tensors]
-    body = b"".join(
-        head + t.scale.astype("<f4").tobytes() + t.values.tobytes() for head, t in zip(tensors, content.tensors, strict=True)
-    )
-    data = b"DFC1" + head(manifest, content.graph, [], b"")[:-4] + struct.pack("<I", len(tensors)) + body
-    blob = b"".join(t.scale.astype("<f4").tobytes() + t.values.tobytes() for t in content.tensors)
-    head_bytes = head(manifest, content.graph, tensors, bytes([3, 0] * len(tensors)))
-    return model_full(head_bytes, size=len(data), blob=blob, sha256=hashlib.sha256(data).hexdigest())
+    numbers = [t.scale.astype("<f4").tobytes() + t.values.tobytes() for t in content.tensors]
+    body = b"".join(own + data for own, data in zip(tensors, numbers, strict=True))
+    data = b"DFC1" + head(manifest, content.graph, [])[:-4] + struct.pack("<I", len(tensors)) + body
+    digest = hashlib.sha256(data).hexdigest()
+    coders = bytes([3, 0] * len(tensors))
+    return model_full(manifest, content.graph, tensors, coders, size=len(data), blob=b"".join(numbers), sha256=digest)
 
 
 def zstd_bomb(*, declared: int, blocks: int) -> bytes:
@@ -69,5 +102,6 @@ def zstd_bomb(*, declared: int, blocks: int) -> bytes:
     return bytes.fromhex("28b52ffd") + b"\xa0" + struct.pack("<I", declared) + repeated * (blocks - 1) + last
 
 
-def head_of(content: Content) -> bytes:
-    return ContentHead.of(content).to_bytes()
+def payload(frame: bytes, blob: bytes = b"", words: bytes = b"") -> bytes:
+    frame = frame.removeprefix(ZSTD_MAGIC)
+    return short_length(len(frame)) + frame + short_length(len(blob)) + blob + words

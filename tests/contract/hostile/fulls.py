@@ -9,6 +9,7 @@ import numpy as np
 import zstandard
 
 from model_registry.contract.canonical import canonical_json
+from model_registry.contract.codecs.sections import Sink, short_length
 from model_registry.contract.errors import (
     ArtifactRefused,
     ContentMismatch,
@@ -20,7 +21,7 @@ from model_registry.contract.errors import (
 from model_registry.contract.full import encode_full
 from model_registry.contract.tensors import Encoding
 from tests.contract.contents import content, manifest, small_network, tensor
-from tests.contract.hostile.forging import Hostile, full, head, model_full, named, raw_full, zstd_bomb
+from tests.contract.hostile.forging import Hostile, coders_told, full, head, model_full, named, payload, raw_full, zstd_bomb
 
 MANIFEST = manifest().to_bytes()
 
@@ -50,10 +51,10 @@ def _headers() -> Iterator[Hostile]:
 
 
 def _payloads() -> Iterator[Hostile]:
-    def payload(frame: bytes, blob: bytes = b"", words: bytes = b"") -> bytes:
-        return struct.pack("<I", len(frame)) + frame + struct.pack("<I", len(blob)) + blob + words
-
-    yield Hostile("head length beyond the file", full(struct.pack("<I", 2**32 - 1) + bytes(20), size=100), ArtifactRefused)
+    yield Hostile("head length beyond the file", full(short_length(2**32 - 1) + bytes(20), size=100), ArtifactRefused)
+    yield Hostile("head length beyond 32 bits", full(short_length(2**32) + bytes(20), size=100), MalformedArtifact)
+    yield Hostile("head length of six bytes", full(b"\x80" * 5 + bytes(20), size=100), MalformedArtifact)
+    yield Hostile("head length with a byte too many", full(b"\x94\0" + bytes(20), size=100), MalformedArtifact)
     yield Hostile("head is no zstd", full(payload(b"not zstd at all"), size=100), MalformedArtifact)
     bomb = zstd_bomb(declared=2**31, blocks=16384)
     yield Hostile("zstd bomb that admits it", full(payload(bomb), size=1000), LimitExceeded)
@@ -62,7 +63,7 @@ def _payloads() -> Iterator[Hostile]:
     )
     silent = zstandard.ZstdCompressor(write_content_size=False).compress(bytes(1000))
     yield Hostile("zstd frame that says nothing", full(payload(silent), size=2000), MalformedArtifact)
-    empty = head(MANIFEST, b"", [], b"")
+    empty = head(MANIFEST, b"", [])
     frame, size = zstandard.ZstdCompressor().compress(empty), 4 + len(empty)
     yield Hostile("bytes left in the blob", full(payload(frame, b"x"), size=size), MalformedArtifact)
     yield Hostile("words left in the stream", full(payload(frame, b"", b"\1\0\0\0"), size=size), MalformedArtifact)
@@ -72,10 +73,10 @@ def _payloads() -> Iterator[Hostile]:
 
 def _heads() -> Iterator[Hostile]:
     def one(tensor_head: bytes, coders: bytes = b"\x03\x00", size: int = 10_000) -> bytes:
-        return model_full(head(MANIFEST, b"", [tensor_head], coders), size=size)
+        return model_full(MANIFEST, b"", [tensor_head], coders, size=size)
 
-    count = head(MANIFEST, b"", [], b"")[:-4] + struct.pack("<I", 2**32 - 1)
-    yield Hostile("4 billion tensors", model_full(count, size=10_000), LimitExceeded)
+    count = head(MANIFEST, b"", [])[:-4] + struct.pack("<I", 2**32 - 1)
+    yield Hostile("4 billion tensors", full(Sink().pack(count), size=10_000), LimitExceeded)
     yield Hostile("unknown encoding", one(named(b"w", 77, (1,), 0)), UnsupportedArtifact)
     yield Hostile("nine dimensions", one(named(b"w", 0, (1,) * 9, 0)), MalformedArtifact)
     yield Hostile("a name that is no text", one(named(b"\xff\xfe", 0, (1,), 0)), MalformedArtifact)
@@ -88,15 +89,14 @@ def _heads() -> Iterator[Hostile]:
     shapes = named(b"w", 0, (2**27,), 0)
     size = 16 + len(MANIFEST) + len(shapes) + 2**29
     yield Hostile("half a gigabyte of values above the limit", one(shapes, size=size), LimitExceeded)
-    yield Hostile(
-        "a head with more than it says", model_full(head(MANIFEST, b"", [], b"xx"), size=18 + len(MANIFEST)), ArtifactRefused
-    )
+    more = full(Sink().pack(head(MANIFEST, b"", []) + b"xx"), size=18 + len(MANIFEST))
+    yield Hostile("a head with more than it says", more, ArtifactRefused)
 
 
 def _tensors() -> Iterator[Hostile]:
     def coded(tensor_head: bytes, coders: bytes, data_bytes: int, blob: bytes = b"") -> bytes:
-        head_bytes = head(MANIFEST, b"", [tensor_head], coders)
-        return model_full(head_bytes, size=16 + len(MANIFEST) + len(tensor_head) + data_bytes, blob=blob)
+        size = 16 + len(MANIFEST) + len(tensor_head) + data_bytes
+        return model_full(MANIFEST, b"", [tensor_head], coders, size=size, blob=blob)
 
     float_head, codebook = named(b"w", 0, (4,), 0), named(b"w", 4, (4,), 2)
     yield Hostile("unknown value coder", coded(float_head, b"\x03\x63", 16), UnsupportedArtifact)
@@ -112,12 +112,17 @@ def _tensors() -> Iterator[Hostile]:
     yield Hostile("three steps for four rows", coded(named(b"w", 2, (4,), 3), b"\x03\x00", 16, bytes(16)), MalformedArtifact)
     yield Hostile("floats with a step", coded(named(b"w", 0, (1,), 1), b"\x03\x00", 8, bytes(8)), MalformedArtifact)
     shifted, twice_shifted = named(b"w", 2 + 64, (2, 2), 1), named(b"w", 2 + 128, (2, 2), 1)
-    yield Hostile("three offsets a row", coded(named(b"w", 2 + 192, (2, 2), 1), b"\3\0\3\3\3", 32), UnsupportedArtifact)
+    yield Hostile("three offsets a row", coded(named(b"w", 2 + 192, (2, 2), 1), b"\3\0\3\3\3", 32), MalformedArtifact)
     yield Hostile("floats with offsets", coded(named(b"w", 64, (2,), 0), b"\3\0\3", 16, bytes(16)), MalformedArtifact)
     yield Hostile("offsets for no rows", coded(named(b"w", 2 + 64, (0, 2), 1), b"\3\0\3", 4, bytes(4)), MalformedArtifact)
     yield Hostile("unknown offset coder", coded(shifted, b"\3\0\x63", 16, bytes(16)), UnsupportedArtifact)
     yield Hostile("a coder for one of two offsets", coded(twice_shifted, b"\3\0\3", 24, bytes(24)), ArtifactRefused)
     yield Hostile("fewer offsets than rows", coded(shifted, b"\3\0\3", 16, bytes(12)), MalformedArtifact)
+    inside = head(MANIFEST, b"", [shifted]).replace(b"\1\0w\2", b"\1\0w\x42")
+    sink = coders_told([shifted], b"\3\0\3")
+    sink.blob += bytes(16)
+    twice_told = full(sink.pack(inside), size=16 + len(MANIFEST) + len(shifted) + 16)
+    yield Hostile("offsets in a tensor's head", twice_told, MalformedArtifact)
     billions = named(b"w", 2 + 128, (2**32 - 1, 0), 1)
     yield Hostile("offsets of 4 billion rows", coded(billions, b"\3\0\3\3", 4, bytes(4)), MalformedArtifact)
     yield Hostile("a nameless tensor", coded(named(b"", 0, (1,), 0), b"\x03\x00", 4, bytes(4)), MalformedArtifact)

@@ -168,6 +168,54 @@ def test_a_bias_that_makes_up_for_its_weights_goes_further_than_the_grid_of_the_
     assert damage(weight, bias, tensor, owed) < 0.3 * damage(weight, bias, base, before)
 
 
+TINY = grid_tensor("b", np.random.default_rng(2).integers(-127, 128, OUTPUTS), 1e-7)
+
+
+@pytest.mark.parametrize("price", [1e-6, 1e-3])
+def test_a_bias_beyond_the_reach_of_its_base_has_the_step_of_that_doubled(price: float) -> None:
+    """Which a delta tells in a byte."""
+    base = codebook()
+    _, owed = revise_layer(
+        CALIBRATED, base.dequantize(), np.full(OUTPUTS, 2.0, np.float32), base=base, base_bias=TINY, price=price
+    )
+    assert owed is not None
+    octaves = np.log2(owed.scale[0] / TINY.scale[0])
+    assert octaves > 0
+    assert octaves == round(octaves)
+    assert np.abs(owed.dequantize() - 2).max() < 0.5
+
+
+@pytest.mark.parametrize("step", [1e-12, 1e-30])
+def test_a_bias_is_reached_from_any_step(step: float) -> None:
+    base, before = codebook(), grid_tensor("b", np.zeros(OUTPUTS, np.int64), step)
+    _, owed = revise_layer(
+        CALIBRATED, base.dequantize(), np.full(OUTPUTS, 2.0, np.float32), base=base, base_bias=before, price=1e-6
+    )
+    assert owed is not None
+    assert np.abs(owed.dequantize() - 2).max() < 0.01
+
+
+def test_the_step_of_a_bias_is_halved_to_the_nearest_octave() -> None:
+    """And no further: each halving costs a bit for every row that changes."""
+    base = codebook()
+    wanted = biases().dequantize() + np.float32(0.004)
+    step = {}
+    for price in (1e-6, 2e-6, 4e-6):
+        _, owed = revise_layer(CALIBRATED, base.dequantize(), wanted, base=base, base_bias=biases(), price=price)
+        assert owed is not None
+        step[price] = owed.scale[0] / biases().scale[0]
+    assert step[4e-6] == 2 * step[1e-6]
+
+
+def test_a_bias_that_is_not_worth_its_price_stays_however_far_it_should_go() -> None:
+    base = codebook()
+    _, owed = revise_layer(
+        CALIBRATED, base.dequantize(), np.full(OUTPUTS, 2.0, np.float32), base=base, base_bias=TINY, price=1e3
+    )
+    assert owed is not None
+    assert owed.same_as(TINY)
+
+
 def test_weights_that_training_pruned_stay_pruned_where_a_little_is_wanted_of_them() -> None:
     """What is to be taken back of other layers' errors gives every weight a little."""
     base, bias = codebook(), biases().dequantize()
