@@ -68,10 +68,10 @@ STEADY = {step: step for step in STEPS}
 
 
 def test_where_damage_rises_steadily_the_coarsest_within_the_bound_is_taken(network: SourceNetwork) -> None:
-    found = search(network, STEADY, 0.65, default=0.1)
-    assert chosen(found) == 0.6
-    assert {point.setting for point in found.points} == {"lossless", "default", "step 0.5", "step 0.6", "step 0.7"}
-    assert found.bytes == min(point.bytes for point in found.points if point.damage <= 0.65)
+    found = search(network, STEADY, 0.75, default=0.1)
+    assert chosen(found) == 0.7
+    assert {point.setting for point in found.points} == {"lossless", "default", "step 0.5", "step 0.7", "step 0.8"}
+    assert found.bytes == min(point.bytes for point in found.points if point.damage <= 0.75)
 
 
 UNEVEN = dict(zip(STEPS, (0.0, 1.2, 1.1, 1.3, 1.2, 0.9, 1.4, 0.8), strict=True))
