@@ -97,6 +97,11 @@ def is_first(artifact: bytes) -> bool:
     return artifact[3:4] == b"1"
 
 
+def dictionary_for(base: Content | None, *, first: bool) -> bytes:
+    """Of the head's frame."""
+    return first_dictionary_of(base) if first else dictionary_of(base, literals_of(base))
+
+
 def framed(frame: bytes, blob: bytes, *, first: bool) -> tuple[bytes, bytes, bytes, bytes]:
     """A payload up to its symbols."""
     if first:
@@ -174,7 +179,7 @@ def _surface(rng: random.Random, artifact: bytes, bases: Bases) -> bytes:
 def unpack(artifact: bytes, bases: Bases) -> Parts:
     """A ``model`` artifact taken apart. Raises Refusal when it is none."""
     is_delta, first = artifact[:3] == b"DFD", is_first(artifact)
-    dictionary = (first_dictionary_of if first else dictionary_of)(bases.of(artifact) if is_delta else None)
+    dictionary = dictionary_for(bases.of(artifact) if is_delta else None, first=first)
     reader = ByteReader(artifact)
     header = reader.take(DELTA_HEADER_BYTES if is_delta else FULL_HEADER_BYTES)
     if first:

@@ -18,9 +18,8 @@ from typing import Any
 import numpy as np
 
 from model_registry.bench.fuzzing.heads import LooseHead, LooseTensor
-from model_registry.bench.fuzzing.mutations import framed
+from model_registry.bench.fuzzing.mutations import dictionary_for, framed
 from model_registry.bench.fuzzing.streams import invented
-from model_registry.contract.codecs.model import dictionary_of, first_dictionary_of
 from model_registry.contract.codecs.sections import compress
 from model_registry.contract.content import ENCODING_BITS, Content
 from model_registry.contract.delta import Codec, DeltaHeader, apply_delta
@@ -171,7 +170,7 @@ def _accepted(decode: Decode, data: bytes) -> bool:
 def _single(rng: random.Random, base: Content | None, decode: Decode, tensor: LooseTensor, *, first: bool) -> bytes:
     """An artifact of one tensor; nothing when its coders are unknown."""
     head = LooseHead(_manifest("1.0.0").to_bytes(), b"", (tensor,), first)
-    frame = compress(head.to_bytes(), level=1, dictionary=(first_dictionary_of if first else dictionary_of)(base))
+    frame = compress(head.to_bytes(), level=1, dictionary=dictionary_for(base, first=first))
     header = (FIRST_FULL_MAGIC if first else FULL_MAGIC) + bytes(32) + struct.pack("<Q", head.content_bytes)
     if base is not None:
         header = DeltaHeader(Codec.MODEL, base.sha256, "00" * 32, head.content_bytes, first).to_bytes()

@@ -29,11 +29,11 @@ def encode(base: Content | None, new: Content) -> bytes:
 
 def pack(base: Content | None, head: ContentHead, coders: Sequence[bytes], tensors: Sink) -> bytes:
     """The payload of a content with this ``head`` whose ``tensors`` are coded by these ``coders``."""
-    manifest, sink = Template.of(head.manifest), Sink()
-    literals_of(base).write(sink, manifest)
+    manifest, literals, sink = Template.of(head.manifest), literals_of(base), Sink()
+    literals.write(sink, manifest)
     write_coders(sink.symbols, head, coders)
     sink.extend(tensors)
-    return sink.pack(head.outline(manifest.text), dictionary=dictionary_of(base))
+    return sink.pack(head.outline(manifest.text), dictionary=dictionary_of(base, literals))
 
 
 def decode(base: Content | None, payload: bytes, *, size: int, sha256: str, limits: Limits) -> Content:
@@ -41,8 +41,9 @@ def decode(base: Content | None, payload: bytes, *, size: int, sha256: str, limi
 
     Raises ArtifactRefused or ManifestRefused.
     """
-    data, source = unpack(payload, max_head_bytes=max_head_bytes(size, limits), dictionary=dictionary_of(base))
-    reader, literals = ByteReader(data), literals_of(base)
+    literals = literals_of(base)
+    data, source = unpack(payload, max_head_bytes=max_head_bytes(size, limits), dictionary=dictionary_of(base, literals))
+    reader = ByteReader(data)
 
     def filled(template: bytes) -> bytes:
         return literals.read(source, template, max_bytes=limits.max_manifest_bytes)
@@ -68,9 +69,9 @@ def _tensors(base: Content | None, head: ContentHead, coders: Sequence[Coders], 
     return tensors
 
 
-def dictionary_of(base: Content | None) -> bytes:
+def dictionary_of(base: Content | None, literals: Literals) -> bytes:
     """What a reader has already that occurs in the new outline."""
-    return WORDS + (ContentHead.of(base).outline(_template(base).text) if base else b"")
+    return WORDS + (ContentHead.of(base).outline(literals.base.text) if base else b"")
 
 
 def first_dictionary_of(base: Content | None) -> bytes:
@@ -80,8 +81,6 @@ def first_dictionary_of(base: Content | None) -> bytes:
 
 def literals_of(base: Content | None) -> Literals:
     """Between the base's manifest and a new one."""
-    return Literals(_template(base), bytes.fromhex(base.sha256)) if base else Literals(Template(b"", ()), b"")
-
-
-def _template(content: Content) -> Template:
-    return Template.of(content.manifest.to_bytes())
+    if base is None:
+        return Literals(Template(b"", ()), b"")
+    return Literals(Template.of(base.manifest.to_bytes()), bytes.fromhex(base.sha256))

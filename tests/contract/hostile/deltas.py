@@ -10,7 +10,7 @@ import numpy as np
 import zstandard
 
 from model_registry.contract.codecs.bsdiff import MAX_ENTRIES
-from model_registry.contract.codecs.model import dictionary_of
+from model_registry.contract.codecs.model import dictionary_of, literals_of
 from model_registry.contract.codecs.numbers import write_numbers
 from model_registry.contract.codecs.pools import Changes
 from model_registry.contract.codecs.sections import Sink
@@ -143,7 +143,7 @@ def _model() -> Iterator[Hostile]:
     ) -> Hostile:
         manifest = BASE.manifest.to_bytes()
         payload = coders_told([tensor_head], coders, sink).pack(
-            head(manifest, b"", [tensor_head]), dictionary=dictionary_of(BASE)
+            head(manifest, b"", [tensor_head]), dictionary=dictionary_of(BASE, literals_of(BASE))
         )
         size = 16 + len(manifest) + len(tensor_head) + data_bytes
         return Hostile(f"model: {name}", delta(BASE, Codec.MODEL, payload, size=size), refusal)
