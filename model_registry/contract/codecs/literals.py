@@ -24,6 +24,8 @@ from model_registry.contract.errors import LimitExceeded, MalformedArtifact
 MAX_LITERALS = 4096
 # Differences of two such numbers, zigzag-coded, stay below 2^32.
 MAX_MANTISSA, MAX_EXPONENT = (1 << 30) - 1, 400
+# No number within these bounds is longer, and thousands of digits are more than Python reads.
+MAX_CHARACTERS = 32
 
 # Possessive: to go back in a string would find nothing, and cost memory for every character.
 _TOKENS = re.compile(rb'"(?:[^"\\]|\\.)*+"|-?\d+(?:\.\d+)?(?:e[+-]\d+)?|[^"\d-]+|.', re.DOTALL)
@@ -125,7 +127,7 @@ def _literal(token: bytes) -> tuple[bytes, Literal | None]:
     if digits:
         data = bytes.fromhex(digits[1].decode())
         return b'"%c%c"' % (Mark.BYTES, len(data)), data
-    if token[-1:].isdigit():
+    if token[-1:].isdigit() and len(token) <= MAX_CHARACTERS:
         mark = Mark.INTEGER if token.lstrip(b"-").isdigit() else Mark.DECIMAL
         number = _number(token)
         if abs(number.mantissa) <= MAX_MANTISSA and abs(number.exponent) <= MAX_EXPONENT and _written(number, mark) == token:
