@@ -51,8 +51,8 @@ MAX_DIVERGENCE = 0.01
 # Elsewhere 0.15 to 0.85 times as much of an update was lost as on the pictures that judge; of layers by themselves up to 1.05.
 # That is no guarantee: the noise of a base may hang on a dozen pictures, which are others there.
 MARGIN = 0.95
-# Of a network that is sure of its pictures it was mostly up to 2.9 times, at most 3.4: where answers that are nearly certain turn,
-# what is lost grows faster than where they are undecided. It is sure where it takes more than this to make it undecided.
+# Of a network that is sure of its pictures it was up to 2.9 times, seldom 3.4: where answers that are nearly certain turn, what
+# is lost grows faster than where they are undecided. It is sure where it takes more than this to make it undecided.
 MARGIN_OF_SURE, SURE = 0.3, 2.0
 # An update of which nothing at all may be missing is still divided by something.
 LEAST_LOST = 1e-6
