@@ -16,11 +16,10 @@ import numpy as np
 import numpy.typing as npt
 
 from model_registry.architectures import Architecture, architecture, matching, recognise
-from model_registry.compression import sources
 from model_registry.compression.quantization import Setting, keep_exactly, quantize
 from model_registry.compression.recipe import Recipe
 from model_registry.compression.rounding import Compensated
-from model_registry.compression.sources import Sources
+from model_registry.compression.sources import KEY, Sources, unchanged
 from model_registry.compression.updates import Update, deliver, lost_share, update_tensor
 from model_registry.contract import golden
 from model_registry.contract.content import Content
@@ -119,8 +118,9 @@ def compress(
     progress: Progress = lambda *_: None,
 ) -> Content:
     """Steps 3 and 4; ``setting`` None keeps every weight bit for bit. Raises ModelUnusable or SelfTestFailed."""
-    tensors, lost = _encode(network, setting, base, progress)
-    outcome: dict[str, Any] = {sources.KEY: Sources.of(network.weights, base).to_json()}
+    sources = Sources.of(network.weights, base)
+    tensors, lost = _encode(network, setting, base, sources.unchanged, progress)
+    outcome: dict[str, Any] = {KEY: sources.to_json()}
     outcome |= _outcome(setting)
     if base is not None:
         outcome["lost"] = round(lost, 4)
@@ -144,11 +144,11 @@ def _encode(
     network: SourceNetwork,
     setting: Setting | Compensated | None,
     base: Content | None,
+    unchanged: frozenset[str],
     progress: Progress,
 ) -> tuple[tuple[EncodedTensor, ...], float]:
     """Every tensor's encoding, and the share of the update that is not delivered."""
     have = {tensor.name: tensor for tensor in base.tensors} if base else {}
-    unchanged = frozenset(untouched(network, base))
     rounded: Mapping[str, EncodedTensor] = {}
     if isinstance(setting, Compensated):
         rounded = setting.round(network.weights, have, unchanged)
@@ -184,7 +184,7 @@ def line_of(base: Content) -> dict[str, Any]:
 
 def untouched(network: SourceNetwork, base: Content | None) -> dict[str, EncodedTensor]:
     """The base's tensors that came from the same floats as the network's."""
-    return sources.unchanged(network.weights, base)
+    return unchanged(network.weights, base)
 
 
 def _architecture(checkpoint: Checkpoint, wanted: str | None) -> Architecture | None:

@@ -44,20 +44,21 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """The floats that the tensors of a content were made from."""
+    """The floats that the tensors of a content were made from; ``unchanged``: the tensors whose floats are the base's."""
 
     runs: tuple[Run, ...]
+    unchanged: frozenset[str]
 
     @classmethod
     def of(cls, weights: Weights, base: Content | None) -> Sources:
         """Of an update of ``base``, or of a version by itself."""
         if base is None:
-            return cls(tuple(Run.of([name], weights) for name in weights))
+            return cls(tuple(Run.of([name], weights) for name in weights), frozenset())
         inside = {name: run for run in _kept(base, weights) for name in run.names}
         runs: list[Run] = []
         for run, names in groupby(weights, key=inside.get):
             runs += [run] if run else [Run.of(part, weights) for part in _parts(list(names))]
-        return cls(tuple(runs))
+        return cls(tuple(runs), frozenset(inside))
 
     def to_json(self) -> list[Any]:
         return [[len(run.names), run.digest] for run in self.runs]

@@ -7,14 +7,10 @@ import random
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from itertools import islice
-
-import numpy as np
 
 from model_registry.bench.fuzzing.streams import Note
-from model_registry.contract.codecs.heads import USUAL
+from model_registry.contract.codecs.heads import read_coders, write_coders
 from model_registry.contract.codecs.literals import Literals
-from model_registry.contract.codecs.numbers import read_numbers, write_numbers
 from model_registry.contract.codecs.sections import Source
 from model_registry.contract.content import ENCODING_BITS, ByteReader
 from model_registry.contract.entropy import SymbolWriter
@@ -26,7 +22,7 @@ SCALES = (0, 1, 2, 3, 8, 16, 255, 256, 257, 4096, 1 << 20, (1 << 32) - 1)
 VALUE_BYTES = {0: 4, 1: 2, 2: 1, 3: 2, 4: 1}
 # In steps from the base's, as most are.
 OFFSETS_CODER = 36
-MAX_CODERS = 1 << 12
+MAX_TENSORS = 1 << 12
 CODERS = (0, 1, 2, 3, 4, 5, 6, 7, 8, 16, 17, 32, 33, 36, 37, 48, 49, 60, 63)
 
 
@@ -84,12 +80,10 @@ class LooseHead:
         """Of the second form, with the manifest itself in place of its template. Raises as ``read``."""
         template, graph, tensors = _read_parts(ByteReader(data))
         manifest = literals.read(source, template, max_bytes=MIB)
-        counts = read_numbers(source.symbols, len(tensors)).tolist()
-        columns = [read_numbers(source.symbols, n).tolist() for n in (len(tensors), len(tensors), min(sum(counts), MAX_CODERS))]
-        left = iter(columns[2])
+        counts, coders = read_coders(source.symbols, len(tensors))
         coded = [
-            replace(tensor, code=tensor.encoding | count << ENCODING_BITS, coders=_numbers_of(*own, *islice(left, count)))
-            for tensor, count, *own in zip(tensors, counts, *columns[:2], strict=True)
+            replace(tensor, code=tensor.encoding | count << ENCODING_BITS, coders=own)
+            for tensor, count, own in zip(tensors, counts, coders, strict=True)
         ]
         return cls(manifest, graph, tuple(coded), first=False)
 
@@ -103,11 +97,8 @@ class LooseHead:
 
     def symbols(self) -> list[Note]:
         """What the stream of the second form begins with: no literals, the numbers of offsets, the coders."""
-        writer, coders = SymbolWriter(), [_coders_of(tensor) for tensor in self.tensors]
-        write_numbers(writer, np.array([tensor.offsets for tensor in self.tensors], np.int64))
-        columns = bytes(own[0] for own in coders), bytes(own[1] for own in coders), b"".join(own[2:] for own in coders)
-        for column, usual in zip(columns, USUAL, strict=True):
-            write_numbers(writer, np.array([usual.index(number) for number in column], np.int64))
+        writer = SymbolWriter()
+        write_coders(writer, [tensor.offsets for tensor in self.tensors], [_coders_of(tensor) for tensor in self.tensors])
         return [] if self.first else list(writer.resolved())
 
     @property
@@ -122,15 +113,9 @@ def _coders_of(tensor: LooseTensor) -> bytes:
     return bytes((*tensor.coders, *[OFFSETS_CODER] * wanted)[:wanted])
 
 
-def _numbers_of(*ranks: int) -> tuple[int, ...]:
-    """The coder numbers of these ranks, of a scale, of values, and of any offsets."""
-    usual = (*USUAL, *[USUAL[2]] * len(ranks))
-    return tuple(own[rank % 256] for own, rank in zip(usual, ranks, strict=False))
-
-
 def _read_parts(reader: ByteReader) -> tuple[bytes, bytes, list[LooseTensor]]:
     manifest, graph, count = reader.block("I", MIB), reader.block("I", MIB), reader.number("I")
-    return manifest, graph, [_read_tensor(reader) for _ in range(min(count, MAX_CODERS))]
+    return manifest, graph, [_read_tensor(reader) for _ in range(min(count, MAX_TENSORS))]
 
 
 def _read_tensor(reader: ByteReader) -> LooseTensor:

@@ -18,17 +18,15 @@ from model_registry.bench.fuzzing.heads import LooseHead, change_head
 from model_registry.bench.fuzzing.streams import exchanged, invented
 from model_registry.contract.codecs.heads import ContentHead
 from model_registry.contract.codecs.literals import Mark
-from model_registry.contract.codecs.model import dictionary_of, first_dictionary_of, literals_of, pack
+from model_registry.contract.codecs.model import dictionary_of, encode_tensors, first_dictionary_of, literals_of, pack
 from model_registry.contract.codecs.sections import (
     ZSTD_MAGIC,
-    Sink,
     Source,
     compress,
     decompress,
     read_short_length,
     short_length,
 )
-from model_registry.contract.codecs.tensor_coding import encode_tensor
 from model_registry.contract.content import ByteReader, Content, content_parts
 from model_registry.contract.delta import HEADER_BYTES as DELTA_HEADER_BYTES
 from model_registry.contract.delta import MAGIC as DELTA_MAGIC
@@ -241,10 +239,8 @@ def _sealed(rng: random.Random, artifact: bytes, bases: Bases) -> bytes:
     digest = hashlib.sha256(b"".join(content_parts(head.manifest, head.graph, content.tensors))).digest()
     size = struct.pack("<Q", head.content_bytes)
     base = bases.of(artifact) if artifact[:3] == b"DFD" else None
-    known, sink = {tensor.name: tensor for tensor in base.tensors} if base else {}, Sink()
-    coders = [encode_tensor(known.get(tensor.name), tensor, sink) for tensor in content.tensors]
     header = DELTA_MAGIC + artifact[4:37] if base else FULL_MAGIC
-    return header + digest + size + pack(base, head, coders, sink)
+    return header + digest + size + pack(base, head, *encode_tensors(base, content.tensors))
 
 
 def _content(rng: random.Random, artifact: bytes, bases: Bases) -> tuple[bytes, bytes]:

@@ -127,26 +127,33 @@ def read_outline(
     """The same of an outline and the ``symbols`` behind it; ``filled`` makes the manifest of its template, and comes first."""
     template, graph, outlines = _read_parts(reader, limits)
     manifest = filled(template)
-    counts = read_numbers(symbols, len(outlines)).tolist()
-    tensors = [_with_offsets(outline, offsets) for outline, offsets in zip(outlines, counts, strict=True)]
-    sizes = len(outlines), len(outlines), sum(counts)
-    scales, values, of_offsets = (_from_ranks(read_numbers(symbols, n), usual) for n, usual in zip(sizes, USUAL, strict=True))
-    left = iter(of_offsets)
-    coders = [(*own, *islice(left, offsets)) for *own, offsets in zip(scales, values, counts, strict=True)]
-    return _fitting(ContentHead(manifest, graph, tuple(tensors)), content_bytes), coders
+    counts, coders = read_coders(symbols, len(outlines))
+    tensors = tuple(_with_offsets(outline, offsets) for outline, offsets in zip(outlines, counts, strict=True))
+    return _fitting(ContentHead(manifest, graph, tensors), content_bytes), coders
 
 
-def write_coders(symbols: SymbolWriter, head: ContentHead, coders: Sequence[bytes]) -> None:
+def write_coders(symbols: SymbolWriter, counts: Sequence[int], coders: Sequence[bytes]) -> None:
     """What an outline leaves out: how many offsets each tensor has, the coders of all scales, of all values, of all offsets."""
-    write_numbers(symbols, np.array([tensor.offsets for tensor in head.tensors], np.int64))
-    columns = bytes(own[0] for own in coders), bytes(own[1] for own in coders), b"".join(own[2:] for own in coders)
+    write_numbers(symbols, np.array(counts, np.int64))
+    columns = b"".join(own[:1] for own in coders), b"".join(own[1:2] for own in coders), b"".join(own[2:] for own in coders)
     for column, usual in zip(columns, USUAL, strict=True):
         write_numbers(symbols, np.array([usual.index(number) for number in column], np.int64))
 
 
+def read_coders(symbols: SymbolReader, tensors: int) -> tuple[list[int], list[Coders]]:
+    """The inverse of ``write_coders``. Raises MalformedArtifact."""
+    counts = read_numbers(symbols, tensors).tolist()
+    if max(counts, default=0) > MAX_OFFSETS:
+        raise MalformedArtifact(f"a tensor cannot have {max(counts)} offsets a row")
+    sizes = tensors, tensors, sum(counts)
+    scales, values, of_offsets = (_from_ranks(read_numbers(symbols, n), usual) for n, usual in zip(sizes, USUAL, strict=True))
+    left = iter(of_offsets)
+    return counts, [(*own, *islice(left, offsets)) for *own, offsets in zip(scales, values, counts, strict=True)]
+
+
 def _with_offsets(outline: TensorHead, offsets: int) -> TensorHead:
-    if outline.offsets or offsets > MAX_OFFSETS:
-        raise MalformedArtifact(f"tensor {outline.name!r} cannot have {offsets} offsets a row")
+    if outline.offsets:
+        raise MalformedArtifact(f"tensor {outline.name!r} has its offsets in the wrong place")
     return replace(outline, offsets=offsets)
 
 
@@ -189,5 +196,5 @@ def require_digest(found: str, declared: str) -> None:
 
 
 def max_head_bytes(content_bytes: int, limits: Limits) -> int:
-    """The longest head that a content of this size can have, two coder numbers a tensor and one for each offset included."""
-    return content_bytes + 3 * limits.max_tensors
+    """The longest head that a content of this size can have, two coder numbers a tensor included."""
+    return content_bytes + 2 * limits.max_tensors

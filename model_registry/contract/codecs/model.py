@@ -22,16 +22,20 @@ WORDS = b'"like":{"codebooks":true,"step":\x02},"lost":\x02,"noise":\x02,"price"
 
 def encode(base: Content | None, new: Content) -> bytes:
     """The payload that makes ``new``; deterministic."""
-    known, tensors = {t.name: t for t in base.tensors} if base else {}, Sink()
-    coders = [encode_tensor(known.get(tensor.name), tensor, tensors) for tensor in new.tensors]
-    return pack(base, ContentHead.of(new), coders, tensors)
+    return pack(base, ContentHead.of(new), *encode_tensors(base, new.tensors))
+
+
+def encode_tensors(base: Content | None, tensors: Sequence[EncodedTensor]) -> tuple[list[bytes], Sink]:
+    """The coder numbers of all tensors, and what they coded."""
+    known, sink = {t.name: t for t in base.tensors} if base else {}, Sink()
+    return [encode_tensor(known.get(tensor.name), tensor, sink) for tensor in tensors], sink
 
 
 def pack(base: Content | None, head: ContentHead, coders: Sequence[bytes], tensors: Sink) -> bytes:
     """The payload of a content with this ``head`` whose ``tensors`` are coded by these ``coders``."""
     manifest, literals, sink = Template.of(head.manifest), literals_of(base), Sink()
     literals.write(sink, manifest)
-    write_coders(sink.symbols, head, coders)
+    write_coders(sink.symbols, [tensor.offsets for tensor in head.tensors], coders)
     sink.extend(tensors)
     return sink.pack(head.outline(manifest.text), dictionary=dictionary_of(base, literals))
 

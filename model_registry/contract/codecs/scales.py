@@ -142,28 +142,30 @@ def decode_scale(number: int, size: int, source: Source, old: Scale | None = Non
     coder = next((coder for coder in _CODERS if coder.number == number), None)
     if coder is None:
         raise UnsupportedArtifact(f"unknown scale coder {number}", remedy="update this program")
-    if coder.reference is _From.NOTHING:
-        return np.frombuffer(source.blob.take(size * coder.dtype.itemsize), coder.dtype).astype(np.float32)
-    if coder.reference is _From.DRIFT:
-        if old is None or old.size != size or not size:
-            raise MalformedArtifact("a scale drifts from one that the base does not have")
-        return read_drift(source, _weights(old), (size,), coder.dtype).astype(np.float32)
-    if coder.reference is _From.STEPS:
-        if old is None or old.size != size:
-            raise MalformedArtifact("a scale is stepped from one that the base does not have")
-        octave = source.blob.number("B") + FINEST_OCTAVE
-        counts = unzigzag(read_numbers(source.symbols, size)).astype(np.float64)
-        return _stepped(_as_weights(old, coder.dtype), counts, octave).astype(np.float32)
-    if coder.reference is _From.OCTAVE:
-        if old is None or old.size != size:
-            raise MalformedArtifact("a scale is doubled from one that the base does not have")
-        return _doubled(_weights(old), source.blob.number("B") - MAX_OCTAVE)
-    steps = unzigzag(read_numbers(source.symbols, size))
-    if coder.reference is _From.PREVIOUS:
-        return from_ordered(np.cumsum(steps), coder.dtype).astype(np.float32)
-    if old is None or old.size != size:
+    if coder.reference in _AGAINST_BASE and (old is None or old.size != size):
         raise MalformedArtifact("a scale is coded against one that the base does not have")
-    return from_ordered(_as(old, coder.dtype) + steps, coder.dtype).astype(np.float32)
+    return _read(coder, size, source, np.zeros(0, np.float32) if old is None else old).astype(np.float32)
+
+
+def _read(coder: _Coder, size: int, source: Source, old: Scale) -> Array:
+    """A scale in the coder's type or, where that tells nothing of it, in float32."""
+    match coder.reference:
+        case _From.NOTHING:
+            return np.frombuffer(source.blob.take(size * coder.dtype.itemsize), coder.dtype)
+        case _From.DRIFT:
+            if not size:
+                raise MalformedArtifact("a scale without entries drifts")
+            return read_drift(source, _weights(old), (size,), coder.dtype)
+        case _From.STEPS:
+            octave = source.blob.number("B") + FINEST_OCTAVE
+            counts = unzigzag(read_numbers(source.symbols, size)).astype(np.float64)
+            return _stepped(_as_weights(old, coder.dtype), counts, octave)
+        case _From.OCTAVE:
+            return _doubled(_weights(old), source.blob.number("B") - MAX_OCTAVE)
+        case _From.PREVIOUS:
+            return from_ordered(np.cumsum(unzigzag(read_numbers(source.symbols, size))), coder.dtype)
+        case _From.BASE:
+            return from_ordered(_as(old, coder.dtype) + unzigzag(read_numbers(source.symbols, size)), coder.dtype)
 
 
 def _steps(integers: npt.NDArray[np.int64], coder: _Coder, old: Scale | None) -> npt.NDArray[np.int64]:

@@ -7,10 +7,7 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
-from model_registry.contract.codecs.heads import USUAL
-from model_registry.contract.codecs.numbers import write_numbers
+from model_registry.contract.codecs.heads import write_coders
 from model_registry.contract.codecs.sections import ZSTD_MAGIC, Sink, short_length
 from model_registry.contract.content import Content, tensor_head
 from model_registry.contract.delta import Codec, DeltaHeader
@@ -48,10 +45,7 @@ def coders_told(tensors: Sequence[bytes], coders: bytes, sink: Sink | None = Non
     for count in counts:
         rows.append(coders[: 2 + count])
         coders = coders[2 + count :]
-    columns = [b"".join(row[:1] for row in rows), b"".join(row[1:2] for row in rows), b"".join(row[2:] for row in rows)]
-    write_numbers(whole.symbols, np.array(counts, np.int64))
-    for column, usual in zip(columns, USUAL, strict=True):
-        write_numbers(whole.symbols, np.array([usual.index(number) for number in column], np.int64))
+    write_coders(whole.symbols, counts, rows)
     whole.extend(sink or Sink())
     return whole
 
