@@ -18,7 +18,7 @@ from model_registry.contract.errors import (
     ManifestRefused,
     UnsupportedArtifact,
 )
-from model_registry.contract.full import encode_full
+from model_registry.contract.full import FIRST_MAGIC, encode_full
 from model_registry.contract.tensors import Encoding
 from tests.contract.contents import content, manifest, small_network, tensor
 from tests.contract.hostile.forging import Hostile, coders_told, full, head, model_full, named, payload, raw_full, zstd_bomb
@@ -33,6 +33,7 @@ def hostile_fulls() -> Iterator[Hostile]:
     yield from _heads()
     yield from _tensors()
     yield from _manifests()
+    yield from _first_form()
 
 
 def _headers() -> Iterator[Hostile]:
@@ -137,6 +138,41 @@ def _tensors() -> Iterator[Hostile]:
     twice = content(tensor("w", Encoding.FLOAT32, np.zeros(2)), tensor("v", Encoding.FLOAT32, np.zeros(2)))
     object.__setattr__(twice.tensors[1], "name", "w")
     yield Hostile("two tensors with one name", raw_full(twice), MalformedArtifact)
+
+
+def _first_form() -> Iterator[Hostile]:
+    """Which is read for ever: whole frames, u32 lengths, coder numbers and offsets in the head."""
+
+    def block(data: bytes) -> bytes:
+        return struct.pack("<I", len(data)) + data
+
+    def first(payload: bytes, size: int) -> bytes:
+        return FIRST_MAGIC + bytes(32) + struct.pack("<Q", size) + payload
+
+    def coded(tensor_head: bytes, coders: bytes, data_bytes: int, blob: bytes = b"", words: bytes = b"") -> bytes:
+        whole = block(MANIFEST) + block(b"") + struct.pack("<I", 1) + tensor_head + coders
+        frame = zstandard.ZstdCompressor().compress(whole)
+        return first(block(frame) + block(blob) + words, 16 + len(MANIFEST) + len(tensor_head) + data_bytes)
+
+    def hostile(name: str, data: bytes, refusal: type[ArtifactRefused] = MalformedArtifact) -> Hostile:
+        return Hostile(f"first form: {name}", data, refusal)
+
+    floats, shifted = named(b"w", 0, (4,), 0), named(b"w", 2 + 64, (2, 2), 1)
+    good = coded(floats, b"\3\0", 16, bytes(16))
+    yield hostile("another content's digest", good, ContentMismatch)
+    yield hostile("cut within the head", good[:60], ArtifactRefused)
+    yield hostile("a payload of the second form", FIRST_MAGIC + encode_full(small_network())[4:], ArtifactRefused)
+    yield hostile("head length beyond the file", first(struct.pack("<I", 2**32 - 1) + bytes(20), 100), ArtifactRefused)
+    yield hostile("head is no zstd", first(block(b"not zstd at all") + block(b""), 100))
+    yield hostile("zstd bomb", first(block(zstd_bomb(declared=2**31, blocks=16384)) + block(b""), 1000), LimitExceeded)
+    yield hostile("a head with more than it says", coded(floats, b"\3\0xx", 16, bytes(16)))
+    yield hostile("bytes left in the blob", coded(floats, b"\3\0", 16, bytes(17)))
+    yield hostile("words left in the stream", coded(floats, b"\3\0", 16, bytes(16), b"\1\0\0\0"))
+    yield hostile("unknown value coder", coded(floats, b"\3\x63", 16), UnsupportedArtifact)
+    yield hostile("another size than declared", coded(floats, b"\3\0", 17, bytes(16)))
+    yield hostile("three offsets a row", coded(named(b"w", 2 + 192, (2, 2), 1), b"\3\0\3\3\3", 32), UnsupportedArtifact)
+    yield hostile("a coder too few for an offset", coded(shifted, b"\3\0", 16, bytes(16)))
+    yield hostile("fewer offsets than rows", coded(shifted, b"\3\0\3", 16, bytes(12)))
 
 
 def _manifests() -> Iterator[Hostile]:
