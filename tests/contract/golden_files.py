@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from model_registry.contract.codecs.differences import encode_differences
 from model_registry.contract.codecs.heads import ContentHead
 from model_registry.contract.codecs.integers import IntegerView
 from model_registry.contract.codecs.model import pack
@@ -20,6 +21,7 @@ from model_registry.contract.codecs.prediction import predict
 from model_registry.contract.codecs.scales import encode_scale
 from model_registry.contract.codecs.sections import Sink
 from model_registry.contract.codecs.sparse import CODERS, encode_sparse
+from model_registry.contract.codecs.tensor_coding import moves_of
 from model_registry.contract.content import Content
 from model_registry.contract.delta import Codec, DeltaHeader
 from model_registry.contract.full import encode_full
@@ -32,7 +34,9 @@ FORMS = ("", "-2")
 # model.dfd is of before there were sparse changes.
 DELTAS = [*(f"{codec}{form}.dfd" for codec in Codec for form in FORMS), "sparse.dfd"]
 # Contents of their own, and the numbers of their coders.
-SPARSE = {"sparse": range(48, 60), "pruned": range(60, 62), "directed": range(62, 70)}
+SPARSE = {"sparse": range(48, 60), "pruned": range(60, 62), "directed": range(62, 70), "by-moves": range(70, 78)}
+# All that changes, by names of contents: of both forms where they are that old.
+CHANGES = [(name, form) for name in SPARSE for form in FORMS if form or name != "by-moves"] + [("differences", "-2")]
 
 
 def base() -> Content:
@@ -62,16 +66,50 @@ def sparse_ways(numbers: range) -> tuple[Content, Content, bytes]:
         if coder.by_weight:
             before = tensor(before.name, Encoding.GRID16, np.rint(before.dequantize() * 50), [0.02])
         scale_number, scale = encode_scale(after.scale)
+        sink.extend(scale)
+        own_numbers = [scale_number, coder.number]
+        if coder.by_moves:
+            before, after = (shifted(own, rng.integers(-99, 100, (1, 40)) * 2.0**-13) for own in (before, after))
+            offsets_number, offsets = encode_scale(after.offsets[0], before.offsets[0])
+            sink.extend(offsets)
+            own_numbers.append(offsets_number)
         prediction = predict(before, IntegerView(after.encoding, after.scale), after.shape, by_weight=coder.by_weight)
         assert prediction is not None
-        sink.extend(scale)
-        sink.extend(dict(encode_sparse(prediction, after.values, by_weight=coder.by_weight))[coder.number])
-        coders.append(bytes([scale_number, coder.number]))
+        moves = moves_of(before, after.offsets, after.shape)
+        sink.extend(dict(encode_sparse(prediction, after.values, moves, by_weight=coder.by_weight))[coder.number])
+        coders.append(bytes(own_numbers))
         old.append(before)
         fresh.append(after)
     base, new = content(*old), content(*fresh, version="1.1.0")
+    return base, new, _delta(base, new, coders, sink)
+
+
+def differences_ways() -> tuple[Content, Content, bytes]:
+    """The same of small tensors whose differences are numbers: by integer and by weight, of each kind of integers."""
+    rng = np.random.default_rng(7)
+    old, fresh, coders, sink = list[EncodedTensor](), list[EncodedTensor](), list[bytes](), Sink()
+    for encoding, scale in ((Encoding.GRID8, [0.5]), (Encoding.GRID16, [0.25]), (Encoding.CODEBOOK, np.arange(90) / 8 - 5)):
+        for by_weight in (False, True):
+            low, high = (0, 90) if encoding is Encoding.CODEBOOK else (-60, 60)
+            before, after = (tensor(f"b{len(old)}", encoding, rng.integers(low, high, 70), scale) for _ in range(2))
+            if by_weight:
+                before = tensor(before.name, Encoding.FLOAT16, before.dequantize())
+            scale_number, coded = encode_scale(after.scale)
+            prediction = predict(before, IntegerView(encoding, after.scale), after.shape, by_weight=by_weight)
+            assert prediction is not None
+            number, part = encode_differences(prediction, after.values, by_weight=by_weight)
+            sink.extend(coded)
+            sink.extend(part)
+            coders.append(bytes([scale_number, number]))
+            old.append(before)
+            fresh.append(after)
+    base, new = content(*old), content(*fresh, version="1.1.0")
+    return base, new, _delta(base, new, coders, sink)
+
+
+def _delta(base: Content, new: Content, coders: list[bytes], sink: Sink) -> bytes:
     header = DeltaHeader(Codec.MODEL, base.sha256, new.sha256, len(new.data)).to_bytes()
-    return base, new, header + pack(base, ContentHead.of(new), coders, sink)
+    return header + pack(base, ContentHead.of(new), coders, sink)
 
 
 def shifted_ways() -> tuple[Content, Content]:
@@ -101,8 +139,8 @@ def shifted_ways() -> tuple[Content, Content]:
 def main() -> None:
     """Write the missing files."""
     files = {"base.dfc": base().data, "new.dfc": new().data, "base-2.dfm": encode_full(base())}
-    for name, numbers in SPARSE.items():
-        known, fresh, delta = sparse_ways(numbers)
+    ways = {name: sparse_ways(numbers) for name, numbers in SPARSE.items()} | {"differences": differences_ways()}
+    for name, (known, fresh, delta) in ways.items():
         files |= {f"{name}-base.dfc": known.data, f"{name}-new.dfc": fresh.data, f"every-{name}-2.dfd": delta}
     files |= {f"{codec}-2.dfd": make_delta(base(), new(), codec).data for codec in Codec}
     known, fresh = shifted_ways()

@@ -261,20 +261,27 @@ def decode_tensors(
         tensor, old = Tensor(name, encoding, shape, [], [], []), known.get(name)
         tensor.scale = scale(numbers[0], count, old.scale if old else None, blob, symbols)
         coder = numbers[1]
+        if coder >= 70:
+            read_offsets(tensor, offsets, numbers[2:], old, source)
         if coder >= 48:
             assert old is not None
             pending += sparse(coder - 48, tensor, old, symbols)
         else:
             tensor.values = values(coder, tensor, old, blob, symbols)
-        for number in range(offsets):
-            before = offsets_before(old, number, rows_of(shape))
-            tensor.offsets.append(scale(numbers[2 + number], len(before), before, blob, symbols))
+        if coder < 70:
+            read_offsets(tensor, offsets, numbers[2:], old, source)
         content.tensors.append(tensor)
     read_pools(pending, symbols)
     assert not blob.rest()
     assert symbols.state == 0
     assert not symbols.words
     return content.to_bytes()
+
+
+def read_offsets(tensor: Tensor, count: int, coders: list[int], old: Tensor | None, source: tuple[Bytes, Symbols]) -> None:
+    for number in range(count):
+        before = offsets_before(old, number, rows_of(tensor.shape))
+        tensor.offsets.append(scale(coders[number], len(before), before, *source))
 
 
 def offsets_before(old: Tensor | None, number: int, rows: int) -> list[int]:
@@ -387,6 +394,11 @@ def values(coder: int, new: Tensor, old: Tensor | None, blob: Bytes, symbols: Sy
             assert old is not None
             weights = [0.0 if place is None else offset(old, place) for place in places(new.shape, old.shape)]
             return drift(FORMS[new.encoding], new.shape, [0.0 if math.isnan(w) else w for w in weights], blob, symbols)
+        case 46 | 47:
+            assert old is not None
+            expected = [numbering.zero or 0 if p is None else p for p in predictions(new, old, numbering, coder - 46)]
+            sent = symbols.numbers(size)
+            return [numbering.value(p + unzigzag(number)) for p, number in zip(expected, sent, strict=True)]
         case _:
             assert old is not None
             return changes(coder - 32, new, old, numbering, symbols)
@@ -472,9 +484,14 @@ def sparse(number: int, new: Tensor, old: Tensor, symbols: Symbols) -> list[Bloc
     if pruned:
         by_weight, by_context, activity = number - 12, 0, 0
     if directed:
-        by_weight, by_context, activity = (number - 14) // 4, (number - 14) // 2 % 2, (number - 14) % 2 + 1
+        by_weight, by_context, activity = (number - 14) // 4 % 2, (number - 14) // 2 % 2, (number - 14) % 2 + 1
     predicted = predictions(new, old, numbering, by_weight)
-    lengths = [symbols.partition(side, 33) for side in new.shape[:activity]]
+    if number >= 22:
+        lengths = [symbols.numbers(new.shape[0], moves(new, old))]
+        lengths += [symbols.numbers(side) for side in new.shape[1:activity]]
+        assert all(length < 33 for axis in lengths for length in axis)
+    else:
+        lengths = [symbols.partition(side, 33) for side in new.shape[:activity]]
     moving = [row for row, length in enumerate(lengths[0]) if length] if directed else []
     going_down = {row for row, down in zip(moving, symbols.partition(len(moving), 2), strict=True) if down}
     row_size = math.prod(new.shape[1:])
@@ -502,6 +519,16 @@ def sparse(number: int, new: Tensor, old: Tensor, symbols: Symbols) -> list[Bloc
             of_steps = (contexts, 1)
         blocks.append(Block(contexts, *of_steps, finish))
     return blocks
+
+
+def moves(new: Tensor, old: Tensor) -> list[int]:
+    rows = new.shape[0]
+    after = new.offsets[0] if new.offsets else [0] * rows
+    distances = [as_float(a) - as_float(b) for a, b in zip(after, offsets_before(old, 0, rows), strict=True)]
+    rounded = [abs(as_float(as_bits(distance, "f"))) for distance in distances]
+    exponents = [math.frexp(move)[1] if math.isfinite(move) and move else None for move in rounded]
+    largest = max((e for e in exponents if e is not None), default=0)
+    return [0 if e is None else max(1, 4 - (largest - e)) for e in exponents]
 
 
 def magnitudes(block: list[int | None], numbering: Numbering) -> list[int]:

@@ -17,21 +17,22 @@ from model_registry.contract.codecs.changes import encode_changes
 from model_registry.contract.codecs.heads import ContentHead
 from model_registry.contract.codecs.integers import IntegerView
 from model_registry.contract.codecs.model import pack
+from model_registry.contract.codecs.moves import NO_MOVES
 from model_registry.contract.codecs.prediction import Prediction, predict, predictions
 from model_registry.contract.codecs.scales import encode_scale, scale_candidates
 from model_registry.contract.codecs.sections import Sink
-from model_registry.contract.codecs.sparse import encode_sparse
-from model_registry.contract.codecs.tensor_coding import DRIFT, SAME, encode_differences
+from model_registry.contract.codecs.sparse import FIRST_BY_MOVES, encode_sparse
+from model_registry.contract.codecs.tensor_coding import DRIFT, SAME, moves_of, offsets_before, ways_from
 from model_registry.contract.content import Content
 from model_registry.contract.delta import Codec, DeltaHeader, apply_delta, read_delta_header
 from model_registry.contract.errors import ContentMismatch, LimitExceeded, UnsupportedArtifact, WrongBase
 from model_registry.contract.full import encode_full
 from model_registry.contract.limits import DEFAULT_LIMITS
 from model_registry.contract.manifest import Lineage
-from model_registry.contract.tensors import NO_OFFSETS, EncodedTensor, Encoding
+from model_registry.contract.tensors import EncodedTensor, Encoding
 from model_registry.deltas import counterfactuals, make_delta, make_deltas
 from tests.contract import second_decoder, second_sparse
-from tests.contract.contents import content, pairs, small_network, sparse_codebook, tensor
+from tests.contract.contents import content, pairs, shifted, small_network, sparse_codebook, tensor
 
 
 @given(pairs())
@@ -48,11 +49,14 @@ def test_every_way_of_coding_changes_gives_the_values_back(pair: tuple[Content, 
     """The encoder keeps the cheapest way only; here all of them are decoded, by the second decoder too."""
     base, new = pair
     known = {t.name: t for t in base.tensors}
-    for fresh in (t for t in new.tensors if t.name in known):
-        for number, sink in _every_way(known[fresh.name], fresh):
-            data, single = _delta_of_one_tensor(base, new, fresh, number, sink)
-            assert apply_delta(base, data).data == single.data
-            assert second_decoder.decode_delta(data, base.data) == single.data
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (sparse, second_decoder):
+            patch.setattr(module, "FEW", 20)
+        for fresh in (t for t in new.tensors if t.name in known):
+            for number, sink in _every_way(known[fresh.name], fresh):
+                data, single = _delta_of_one_tensor(base, new, fresh, number, sink)
+                assert apply_delta(base, data).data == single.data
+                assert second_decoder.decode_delta(data, base.data) == single.data
 
 
 @given(st.data())
@@ -107,24 +111,29 @@ def test_a_tensor_is_predicted_once_however_many_blocks_it_has() -> None:
 def _sparse_by_weight(old: EncodedTensor, new: EncodedTensor) -> tuple[int, Sink]:
     prediction = predict(old, IntegerView(new.encoding, new.scale), new.shape, by_weight=True)
     assert prediction is not None
-    return next(encode_sparse(prediction, new.values, by_weight=True))
+    return next(encode_sparse(prediction, new.values, NO_MOVES, by_weight=True))
 
 
 def _every_way(old: EncodedTensor, new: EncodedTensor) -> Iterator[tuple[int, Sink]]:
     """Sparse or not."""
-    yield from encode_differences(old, new)
-    view = IntegerView(new.encoding, new.scale)
+    yield from ways_from(old, new)
+    view, moves = IntegerView(new.encoding, new.scale), moves_of(old, new.offsets, new.shape)
     for by_weight, prediction in predictions(old, view, new.shape):
-        for encode in (encode_changes, encode_sparse):
-            yield from encode(prediction, new.values, by_weight=by_weight)
+        yield from encode_changes(prediction, new.values, by_weight=by_weight)
+        yield from encode_sparse(prediction, new.values, moves, by_weight=by_weight)
 
 
 def _delta_of_one_tensor(base: Content, new: Content, fresh: EncodedTensor, number: int, sink: Sink) -> tuple[bytes, Content]:
-    single = Content(new.manifest, new.graph, (replace(fresh, offsets=NO_OFFSETS),))
+    single = Content(new.manifest, new.graph, (fresh,))
     scale_number, packed = encode_scale(fresh.scale)
-    packed.extend(sink)
+    known = offsets_before({t.name: t for t in base.tensors}.get(fresh.name), fresh.offsets.shape)
+    offsets = [encode_scale(after, before) for after, before in zip(fresh.offsets, known, strict=True)]
+    of_offsets = [part for _, part in offsets]
+    for part in (*of_offsets, sink) if number >= FIRST_BY_MOVES else (sink, *of_offsets):
+        packed.extend(part)
+    coders = bytes([scale_number, number, *(coder for coder, _ in offsets)])
     header = DeltaHeader(Codec.MODEL, base.sha256, single.sha256, len(single.data))
-    return header.to_bytes() + pack(base, ContentHead.of(single), [bytes([scale_number, number])], packed), single
+    return header.to_bytes() + pack(base, ContentHead.of(single), [coders], packed), single
 
 
 @given(st.data())
@@ -140,7 +149,7 @@ def test_floats_that_drifted_come_back_bit_for_bit(data: st.DataObject) -> None:
     limit = float(np.finfo(encoding.dtype).max)
     new = np.clip(old + size * steps, -limit, limit).astype(encoding.dtype)
     base, fresh = content(tensor("t", encoding, old)), tensor("t", encoding, new)
-    found = [(number, sink) for number, sink in encode_differences(base.tensors[0], fresh) if number == DRIFT]
+    found = [(number, sink) for number, sink in ways_from(base.tensors[0], fresh) if number == DRIFT]
     for number, sink in found:
         delta, single = _delta_of_one_tensor(base, content(fresh), fresh, number, sink)
         assert apply_delta(base, delta).data == single.data
@@ -388,9 +397,34 @@ def test_rows_that_go_one_way_tell_it_once(encoding: Encoding) -> None:
     assert costs["weights"] - costs["rows"] > 0.8 * (changes.sum() - 64) / 8
 
 
+@given(st.data())
+def test_rows_whose_offsets_moved_come_back(data: st.DataObject) -> None:
+    """Not by a finite number, by next to nothing, not at all, and rows that are new; the second decoder agrees."""
+    rows, known = data.draw(st.integers(5, 9)), data.draw(st.integers(4, 9))
+    moves = st.floats(width=32) | st.integers(-99, 99).map(lambda level: level * 2.0**-12)
+    offsets = [data.draw(hnp.arrays(np.float32, (1, count), elements=moves)) for count in (known, rows)]
+    values = np.random.default_rng(rows).integers(-3, 4, (9, 6))
+    changed = np.where(data.draw(hnp.arrays(np.bool_, (9, 6))), values, 0)
+    old, fresh = (
+        shifted(tensor("t", Encoding.GRID8, own[: len(offset[0])], [0.5]), offset)
+        for own, offset in zip((values, changed), offsets, strict=True)
+    )
+    base, numbers = content(old), set[int]()
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (sparse, second_decoder):
+            patch.setattr(module, "FEW", 20)
+        for number, sink in ways_from(old, fresh):
+            delta, single = _delta_of_one_tensor(base, content(fresh), fresh, number, sink)
+            assert apply_delta(base, delta).data == single.data
+            assert second_decoder.decode_delta(delta, base.data) == single.data
+            numbers.add(number)
+    moved = moves_of(old, fresh.offsets, fresh.shape).any()
+    assert (sparse.FIRST_BY_MOVES in numbers) == moved or np.array_equal(old.values, fresh.values)
+
+
 def test_every_change_coder_has_its_own_number() -> None:
     assert [coder.number for coder in changes.CODERS] == list(range(32, 44))
-    assert [coder.number for coder in sparse.CODERS] == [48, 49, 50, 52, 53, 54, 55, 56, 58, 59, *range(60, 70)]
+    assert [coder.number for coder in sparse.CODERS] == [48, 49, 50, 52, 53, 54, 55, 56, 58, 59, *range(60, 78)]
 
 
 def test_counterfactuals_tell_what_other_ways_cost() -> None:

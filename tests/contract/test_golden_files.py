@@ -8,7 +8,7 @@ from model_registry.contract.content import Content
 from model_registry.contract.delta import apply_delta
 from model_registry.contract.full import decode_full
 from tests.contract import second_decoder
-from tests.contract.golden_files import DELTAS, FOLDER, FORMS, SPARSE
+from tests.contract.golden_files import CHANGES, DELTAS, FOLDER, FORMS
 
 
 def golden(name: str) -> bytes:
@@ -39,9 +39,8 @@ def test_offsets(form: str) -> None:
     assert second_decoder.decode_delta(delta, base) == new
 
 
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("name", list(SPARSE))
-def test_every_sparse_coder(name: str, form: str) -> None:
+@pytest.mark.parametrize(("name", "form"), CHANGES)
+def test_every_coder_of_some_changes(name: str, form: str) -> None:
     base, new, delta = (golden(file) for file in (f"{name}-base.dfc", f"{name}-new.dfc", f"every-{name}{form}.dfd"))
     assert apply_delta(Content.from_data(base), delta).data == new
     assert second_decoder.decode_delta(delta, base) == new

@@ -23,7 +23,7 @@ VALUE_BYTES = {0: 4, 1: 2, 2: 1, 3: 2, 4: 1}
 # In steps from the base's, as most are.
 OFFSETS_CODER = 36
 MAX_TENSORS = 1 << 12
-CODERS = (0, 1, 2, 3, 4, 5, 6, 7, 8, 16, 17, 32, 33, 36, 37, 48, 49, 60, 63)
+CODERS = (0, 1, 2, 3, 4, 5, 6, 7, 8, 16, 17, 32, 33, 36, 37, 46, 48, 49, 60, 63, 71)
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +180,7 @@ def _scale(rng: random.Random, tensor: LooseTensor) -> LooseTensor:
 
 def _coders(rng: random.Random, tensor: LooseTensor) -> LooseTensor:
     at = rng.randrange(len(tensor.coders))
-    number = rng.choice((*CODERS, rng.randrange(32, 64), rng.randrange(256)))
+    number = rng.choice((*CODERS, rng.randrange(32, 80), rng.randrange(256)))
     return replace(tensor, coders=(*tensor.coders[:at], number, *tensor.coders[at + 1 :]))
 
 

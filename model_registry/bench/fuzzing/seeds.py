@@ -33,7 +33,7 @@ from model_registry.deltas import make_delta
 
 Decode = Callable[[bytes], Content]
 
-CODER_NUMBERS = range(72)
+CODER_NUMBERS = range(80)
 NOISE_BYTES = 600
 # Both zeros, infinities, subnormals, NaNs with payloads and either sign.
 AWKWARD = (0, 0x80000000, 0x7F800000, 0xFF800000, 1, 0x80000001, 0x7FC00001, 0xFFC12345, 0x7F800001, 0x3F800000)

@@ -1,7 +1,7 @@
 """The contexts of changes: the kind of the prediction, and how much changes in the value's row and column.
 
 The latter, the *activity*, is sent first, as bit lengths of the numbers of changes; where a row or column has none, nothing
-is coded.
+is coded. Those of rows may stand in contexts by how far the rows' offsets moved (moves.py).
 """
 
 from __future__ import annotations
@@ -15,9 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 from model_registry.contract.codecs.integers import Array, look_up
-from model_registry.contract.codecs.numbers import bit_lengths, blocks, context_type
+from model_registry.contract.codecs.moves import CLASSES, Moves
+from model_registry.contract.codecs.numbers import bit_lengths, blocks, context_type, read_numbers, write_numbers
 from model_registry.contract.codecs.prediction import Prediction
 from model_registry.contract.entropy import Integers, SymbolReader, SymbolWriter
+from model_registry.contract.errors import MalformedArtifact
 
 ALPHABET = 33
 # Sums of row and column activity above this share a context.
@@ -39,21 +41,41 @@ class Activity(IntEnum):
 
 
 class Contexts:
-    """The contexts of one tensor's values; both directions go through the same."""
+    """The contexts of one tensor's values; both directions go through the same.
 
-    def __init__(self, shape: tuple[int, ...], activity: Activity) -> None:
+    ``moves``: the class of every row, if those are to tell something of its activity.
+    """
+
+    def __init__(self, shape: tuple[int, ...], activity: Activity, moves: Moves | None = None) -> None:
         self._size = math.prod(shape)
+        self._moves = moves
         self._lengths = shape[:activity]
         self._activity: list[Integers] = []
 
     def write(self, writer: SymbolWriter, prediction: Prediction, values: Array) -> None:
         """Measure and send how much changes."""
         self._activity = self._measure(prediction, values)
-        for lengths in self._activity:
-            writer.partition(lengths, ALPHABET)
+        for axis, lengths in enumerate(self._activity):
+            if self._moves is None:
+                writer.partition(lengths, ALPHABET)
+            else:
+                write_numbers(writer, lengths, *self._classes(axis))
 
     def read(self, reader: SymbolReader) -> None:
-        self._activity = [reader.partition(length, ALPHABET, np.uint8) for length in self._lengths]
+        """Raises MalformedArtifact."""
+        self._activity = [self._read(reader, axis) for axis in range(len(self._lengths))]
+
+    def _read(self, reader: SymbolReader, axis: int) -> Integers:
+        if self._moves is None:
+            return reader.partition(self._lengths[axis], ALPHABET, np.uint8)
+        lengths = read_numbers(reader, self._lengths[axis], *self._classes(axis))
+        if lengths.max(initial=0) >= ALPHABET:
+            raise MalformedArtifact("more values change than a row or column has")
+        return lengths
+
+    def _classes(self, axis: int) -> tuple[Moves | None, int]:
+        """The contexts of an axis's lengths: columns are all alike."""
+        return (self._moves, CLASSES) if axis == 0 else (None, 1)
 
     @cached_property
     def _levels(self) -> list[npt.NDArray[np.uint8]]:

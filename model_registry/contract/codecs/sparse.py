@@ -16,6 +16,7 @@ import numpy as np
 from model_registry.contract.codecs.activity import Activity, Contexts
 from model_registry.contract.codecs.directions import Directions
 from model_registry.contract.codecs.integers import Array, IntegerView
+from model_registry.contract.codecs.moves import Moves
 from model_registry.contract.codecs.places import Alike, Places, Sorted
 from model_registry.contract.codecs.pools import SIZE, Changes, Long, Steps
 from model_registry.contract.codecs.prediction import MAGNITUDES, Prediction, predict, predicts
@@ -25,7 +26,7 @@ from model_registry.contract.entropy import Integers, unzigzag, zigzag
 from model_registry.contract.errors import MalformedArtifact, UnsupportedArtifact
 from model_registry.contract.tensors import EncodedTensor
 
-FIRST_SPARSE, FIRST_PRUNED, FIRST_DIRECTED = 48, 60, 62
+FIRST_SPARSE, FIRST_PRUNED, FIRST_DIRECTED, FIRST_BY_MOVES = 48, 60, 62, 70
 # Tensors with fewer values do not earn tables of their own alphabet; blocks with fewer have one context.
 SMALL, FEW = 4096, 512
 
@@ -37,7 +38,8 @@ class SparseCoder:
     ``by_context``: a step stands in the whole context of its value, not in that of its kind alone.
     ``pruned``: places stand in contexts by magnitude, and steps are those from zero; the number is 60 + by_weight then.
     ``directed``: rows send which way they go (directions.py), which needs activity; the number is 62 + 4 by_weight +
-    2 by_context + activity - 1.
+    2 by_context + activity - 1. ``by_moves``: a directed one, and the rows' activity stands in contexts by how far their
+    offsets moved (moves.py), which then come first; the number is 8 more.
     """
 
     by_weight: bool
@@ -45,11 +47,13 @@ class SparseCoder:
     activity: Activity = Activity.NONE
     pruned: bool = False
     directed: bool = False
+    by_moves: bool = False
 
     @property
     def number(self) -> int:
         if self.directed:
-            return FIRST_DIRECTED + 4 * self.by_weight + 2 * self.by_context + self.activity - 1
+            first = FIRST_BY_MOVES if self.by_moves else FIRST_DIRECTED
+            return first + 4 * self.by_weight + 2 * self.by_context + self.activity - 1
         if self.pruned:
             return FIRST_PRUNED + self.by_weight
         return FIRST_SPARSE + 6 * self.by_weight + 3 * self.by_context + self.activity
@@ -69,8 +73,10 @@ CODERS = (
     ),
     *(SparseCoder(by_weight, pruned=True) for by_weight in (False, True)),
     *(
-        SparseCoder(by_weight, by_context, activity, directed=True)
-        for by_weight, by_context, activity in product((False, True), (False, True), (Activity.ROWS, Activity.ROWS_AND_COLUMNS))
+        SparseCoder(by_weight, by_context, activity, directed=True, by_moves=by_moves)
+        for by_moves, by_weight, by_context, activity in product(
+            (False, True), (False, True), (False, True), (Activity.ROWS, Activity.ROWS_AND_COLUMNS)
+        )
     ),
 )
 
@@ -84,18 +90,19 @@ def are_sparse(prediction: Prediction, values: Array) -> bool:
     return 2 * changed <= flat.size
 
 
-def encode_sparse(prediction: Prediction, values: Array, *, by_weight: bool) -> Iterator[tuple[int, Sink]]:
-    """Every way of telling how ``values`` differ from their ``prediction``, by number."""
-    for coder in CODERS:
+def encode_sparse(prediction: Prediction, values: Array, moves: Moves, *, by_weight: bool) -> Iterator[tuple[int, Sink]]:
+    """Every way of telling how ``values`` differ from their ``prediction``, by number; with ``moves`` where there are some."""
+    coders = [coder for coder in CODERS if moves.any() or not coder.by_moves]
+    for coder in coders:
         if coder.by_weight is by_weight and coder.fits(prediction.new, values.shape):
-            sink, told, flat = Sink(), _Told(coder, values.shape), values.ravel()
+            sink, told, flat = Sink(), _Told(coder, values.shape, moves), values.ravel()
             told.write(sink, prediction, flat)
             sink.changes += [_changes(_Expected(prediction, told, p), flat[p]) for p in _blocks(flat.size)]
             yield coder.number, sink
 
 
 def decode_sparse(
-    number: int, old: EncodedTensor | None, *, view: IntegerView, shape: tuple[int, ...], source: Source
+    number: int, old: EncodedTensor | None, moves: Moves, *, view: IntegerView, shape: tuple[int, ...], source: Source
 ) -> Array:
     """Values of ``shape``, whose size the caller has bounded; filled in when ``source`` ends. Raises ArtifactRefused."""
     coder = next((coder for coder in CODERS if coder.number == number and coder.fits(view, shape)), None)
@@ -103,7 +110,7 @@ def decode_sparse(
         raise UnsupportedArtifact(f"unknown coder {number} for {view.encoding.name}", remedy="update this program")
     if old is None or not predicts(old, view, shape, by_weight=coder.by_weight):
         raise MalformedArtifact("changes are coded against a tensor that the base does not have, or not like this")
-    told, values = _Told(coder, shape), np.zeros(shape, view.encoding.dtype)
+    told, values = _Told(coder, shape, moves), np.zeros(shape, view.encoding.dtype)
     told.read(source)
     tensor = _Tensor(old, view, told, values)
     source.pending += [_Block(tensor, part) for part in _blocks(values.size)]
@@ -118,9 +125,9 @@ def _blocks(size: int) -> Iterator[slice]:
 class _Told:
     """What is told of a tensor of ``shape`` before its changes."""
 
-    def __init__(self, coder: SparseCoder, shape: tuple[int, ...]) -> None:
+    def __init__(self, coder: SparseCoder, shape: tuple[int, ...], moves: Moves) -> None:
         self.coder = coder
-        self.contexts = Contexts(shape, coder.activity)
+        self.contexts = Contexts(shape, coder.activity, moves if coder.by_moves else None)
         self.directions = Directions(shape) if coder.directed else None
 
     def write(self, sink: Sink, prediction: Prediction, values: Array) -> None:
