@@ -106,3 +106,41 @@ def test_a_head_with_more_classes_is_encoded_on_its_own(tmp_path: Path, base: Co
     new = updated(tmp_path, base, weights)
     assert new.tensors[-2].shape[0] == 10
     assert sum(n.same_as(o) for n, o in zip(new.tensors, base.tensors, strict=True)) == len(base.tensors) - 2
+
+
+def without_the_smallest(weights: dict[str, np.ndarray], share: float) -> dict[str, np.ndarray]:
+    return {k: np.where(np.abs(v) > np.quantile(np.abs(v), share), v, 0) if v.ndim > 1 else v for k, v in weights.items()}
+
+
+def test_what_pruning_left_arrives_beside_what_it_took(tmp_path: Path, base: Content) -> None:
+    """Next to the way to zero, that of all other weights is short enough to be lost without being missed."""
+    weights = without_the_smallest(changed(random_weights(), "weight", by=0.002), 0.5)
+    new = updated(tmp_path, base, weights)
+    assert lost(new) <= LOST_LIMIT
+    shipped, before = new.weights(), base.weights()
+    for key in ("features.0.weight", "features.12.expand3x3.weight", "classifier.1.weight"):
+        left = weights[key] != 0
+        assert not shipped[key][~left].any()
+        missing, wanted = (np.square(weights[key] - own[key])[left].sum() for own in (shipped, before))
+        assert missing <= LOST_LIMIT * wanted
+
+
+def test_pruning_alone_does_not_mend_what_the_base_errs(tmp_path: Path, base: Content) -> None:
+    new = updated(tmp_path, base, without_the_smallest(random_weights(), 0.5))
+    assert 0 < lost(new) <= LOST_LIMIT
+    for tensor, old in zip(new.tensors, base.tensors, strict=True):
+        assert tensor.scale.tobytes() == old.scale.tobytes()
+        assert not tensor.values[tensor.values != old.values].any()
+    assert len(make_delta(base, new).data) < 0.1 * len(encode_full(new))
+
+
+def test_what_moves_far_takes_coarse_steps(tmp_path: Path, base: Content) -> None:
+    weights, rng = random_weights(), np.random.default_rng(3)
+    key = "features.12.expand3x3.bias"
+    weights[key] = (weights[key] + 40 * np.abs(weights[key]).max() * rng.standard_normal(weights[key].shape)).astype(np.float32)
+    new = updated(tmp_path, base, weights)
+    before, after = (next(tensor for tensor in content.tensors if tensor.name == key) for content in (base, new))
+    assert not_delivered(new, weights, base, key) <= LOST_LIMIT
+    assert after.scale[0] > 16 * before.scale[0]
+    # Two to three bits each beside what every release changes.
+    assert len(make_delta(base, new).data) < 400 + after.size / 2
