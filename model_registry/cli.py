@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from model_registry.contract.preprocessing import Preprocessing
 
 MAX_SETTINGS_BYTES = 16 * 1024 * 1024
+# A delta above this part of a full artifact is worth a word of advice.
+LARGE_DELTA = 10
 
 app = typer.Typer(
     name="deltafleet",
@@ -201,7 +203,8 @@ def compress(
         write_file(output, data)
         progress(1.0, "written")
     summary = {"file": str(output), "bytes": len(data), **describe_content(content)}
-    summary |= {key: content.manifest.lineage.recipe.get(key) for key in ("lost", "noise")} if base else {}
+    if previous is not None:
+        summary |= _update(previous, content, data, blind=calibrate is None and finetune is None and not lossless)
     summary |= found
     _report(summary, as_json, hidden=("tensors", "inputs", "outputs", "preprocessing", "recipe"))
 
@@ -371,6 +374,17 @@ def _compressed(
     if found.noise > updates.LOST_LIMIT:
         told["advice"] = "the base is coarse beside this update: compress first releases finer (--step) where small ones follow"
     return found.content, told
+
+
+def _update(base: Content, content: Content, full: bytes, *, blind: bool) -> dict[str, Any]:
+    """What the report says of an update; ``blind``: no pictures told which of its changes matter."""
+    from model_registry.deltas import make_delta
+
+    told: dict[str, Any] = {"delta_bytes": len(make_delta(base, content).data)}
+    told |= {key: content.manifest.lineage.recipe.get(key) for key in ("lost", "noise")}
+    if blind and LARGE_DELTA * told["delta_bytes"] > len(full):
+        told["advice"] = "pictures tell which changes matter: with --calibrate DIR, no labels needed, a delta takes a fraction"
+    return told
 
 
 def _finetuned(

@@ -194,6 +194,22 @@ def test_an_update_much_smaller_than_the_error_of_its_base_brings_advice(
         assert ("--step" in made.get("advice", "")) == advised
 
 
+def test_an_update_tells_its_delta_and_that_pictures_would_shrink_a_large_one(
+    deltafleet: Command, tmp_path: Path, artifact: Path
+) -> None:
+    update, to = save(tmp_path / "new.safetensors", changed(random_weights(), "weight", by=0.002)), tmp_path / "new.dfm"
+    made = deltafleet("compress", update, "-o", to, "--base", artifact, "--json").json()
+    delta = deltafleet("diff", artifact, to, "-o", tmp_path / "new.dfd", "--json").json()
+    assert made["delta_bytes"] == delta["bytes"]
+    assert "--calibrate" in made["advice"]
+    exact = deltafleet("compress", update, "-o", to, "--base", artifact, "--lossless", "--json").json()
+    again = deltafleet(
+        "compress", save(tmp_path / "same.safetensors", random_weights()), "-o", to, "--base", artifact, "--json"
+    ).json()
+    assert not {"advice"} & (exact.keys() | again.keys())
+    assert again["delta_bytes"] < 2000 < exact["delta_bytes"]
+
+
 def damaged(path: Path, target: Path) -> list[Path]:
     """The ways in which files arrive broken: cut short, one bit turned, too long, of another kind."""
     data = path.read_bytes()
