@@ -201,11 +201,12 @@ def compress(
         content = content.named(family, version)
         data = encode_full(content)
         write_file(output, data)
-        progress(1.0, "written")
-    summary = {"file": str(output), "bytes": len(data), **describe_content(content)}
-    if previous is not None:
-        summary |= _update(previous, content, data, blind=calibrate is None and finetune is None and not lossless)
-    summary |= found
+        progress(0.95, "written; coding the delta" if previous else "written")
+        update = {}
+        if previous is not None:
+            update = _update(previous, content, data, blind=calibrate is None and finetune is None and not lossless)
+        progress(1.0, "done")
+    summary = {"file": str(output), "bytes": len(data), **describe_content(content), **update, **found}
     _report(summary, as_json, hidden=("tensors", "inputs", "outputs", "preprocessing", "recipe"))
 
 
