@@ -19,7 +19,7 @@ import numpy as np
 
 from model_registry.contract.codecs.numbers import Numbers, read_numbers, write_numbers
 from model_registry.contract.content import ByteReader, Content, content_parts, digest_of, read_tensor_head, tensor_head
-from model_registry.contract.entropy import SymbolReader, SymbolWriter
+from model_registry.contract.entropy import COST_UNIT, SymbolReader, SymbolWriter
 from model_registry.contract.errors import ContentMismatch, LimitExceeded, MalformedArtifact
 from model_registry.contract.limits import Limits
 from model_registry.contract.manifest import Manifest
@@ -35,7 +35,15 @@ def _usual_first(*numbers: int) -> bytes:
 
 
 # The coder numbers of scales, values and offsets by how usual they are in updates: small ranks take few bits.
-USUAL = _usual_first(16, 37, 34, 2), _usual_first(16, 2, 48, 54, 50, 60), _usual_first(36, 16)
+_USUAL_FOR_VALUES = 16, 2, 48, 54, 50, 60
+USUAL = _usual_first(16, 37, 34, 2), _usual_first(*_USUAL_FOR_VALUES), _usual_first(36, 16)
+# About so much more than a usual number takes any other: its rank is seldom below 16, and stands alone.
+UNUSUAL_COST = 12 * COST_UNIT
+
+
+def naming_cost(value_coder: int) -> int:
+    """What telling the number of a value coder takes more than telling a usual one."""
+    return 0 if value_coder in _USUAL_FOR_VALUES else UNUSUAL_COST
 
 
 @dataclass(frozen=True, slots=True)

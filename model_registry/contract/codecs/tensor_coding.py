@@ -22,7 +22,7 @@ from model_registry.contract.codecs.differences import (
     encode_differences,
 )
 from model_registry.contract.codecs.drift import read_drift, write_drift
-from model_registry.contract.codecs.heads import TensorHead
+from model_registry.contract.codecs.heads import TensorHead, naming_cost
 from model_registry.contract.codecs.integers import Array, IntegerView
 from model_registry.contract.codecs.mapping import maps, read_mapping, write_mapping
 from model_registry.contract.codecs.moves import NO_MOVES, Moves, classes_of
@@ -79,7 +79,7 @@ def _encode_values(old: EncodedTensor | None, new: EncodedTensor) -> tuple[int, 
     candidates: list[tuple[int, Sink]] = [encode_values(new)]
     if old is not None:
         candidates += ways_from(old, new)
-    return min(candidates, key=lambda candidate: candidate[1].cost)
+    return min(candidates, key=lambda candidate: candidate[1].cost + naming_cost(candidate[0]))
 
 
 def ways_from(old: EncodedTensor, new: EncodedTensor) -> Iterator[tuple[int, Sink]]:
