@@ -204,7 +204,7 @@ def compress(
         progress(0.95, "written; coding the delta" if previous else "written")
         update = {}
         if previous is not None:
-            update = _update(previous, content, data, blind=calibrate is None and finetune is None and not lossless)
+            update = _update(previous, content, data, advised=calibrate is None and finetune is None and not lossless)
         progress(1.0, "done")
     summary = {"file": str(output), "bytes": len(data), **describe_content(content), **update, **found}
     _report(summary, as_json, hidden=("tensors", "inputs", "outputs", "preprocessing", "recipe"))
@@ -377,13 +377,19 @@ def _compressed(
     return found.content, told
 
 
-def _update(base: Content, content: Content, full: bytes, *, blind: bool) -> dict[str, Any]:
-    """What the report says of an update; ``blind``: no pictures told which of its changes matter."""
+def _update(base: Content, content: Content, full: bytes, *, advised: bool) -> dict[str, Any]:
+    """What the report says of an update; ``advised``: that a large one wants pictures, if the network could be shown some."""
+    from model_registry.contract.delta import Codec
     from model_registry.deltas import make_delta
 
-    told: dict[str, Any] = {"delta_bytes": len(make_delta(base, content).data)}
+    # The other codecs take much longer, and are seldom smaller.
+    told: dict[str, Any] = {"delta_bytes": len(make_delta(base, content, Codec.MODEL).data)}
+    if content.manifest.lineage.base_sha256 != base.sha256:
+        # Compressed already, from another base or none.
+        return told
     told |= {key: content.manifest.lineage.recipe.get(key) for key in ("lost", "noise")}
-    if blind and LARGE_DELTA * told["delta_bytes"] > len(full):
+    can_be_shown = base.manifest.preprocessing == content.manifest.preprocessing is not None
+    if advised and can_be_shown and told["lost"] and LARGE_DELTA * told["delta_bytes"] > len(full):
         told["advice"] = "pictures tell which changes matter: with --calibrate DIR, no labels needed, a delta takes a fraction"
     return told
 

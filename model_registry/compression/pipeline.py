@@ -152,6 +152,7 @@ def _encode(
     rounded: Mapping[str, EncodedTensor] = {}
     if isinstance(setting, Compensated):
         rounded = setting.round(network.weights, have, unchanged)
+    nearest = base is not None and _rounds_to_nearest(base)
     # What no layer multiplies is encoded without data.
     plain = setting if isinstance(setting, Setting) else Setting()
     total = max(network.manifest.parameters, 1)
@@ -168,7 +169,9 @@ def _encode(
             # A bias makes up for the errors of its weights: how far it is from its own floats tells nothing.
             updates.append(Update(own) if name in network.biases else deliver(value, own, have.get(name)))
         else:
-            updates.append(update_tensor(value, own, have.get(name), unchanged=name in unchanged, exact=setting is None))
+            known = have.get(name)
+            update = update_tensor(value, own, known, unchanged=name in unchanged, exact=setting is None, nearest=nearest)
+            updates.append(update)
     return tuple(update.tensor for update in updates), lost_share(updates)
 
 
@@ -180,6 +183,11 @@ def line_of(base: Content) -> dict[str, Any]:
         return {}
     like = recipe.get("like", recipe)
     return {key: like[key] for key in ("price", "step", "codebooks") if key in like} if isinstance(like, dict) else {}
+
+
+def _rounds_to_nearest(base: Content) -> bool:
+    """Whether its values are the nearest to what they came from: not where errors make up for each other."""
+    return not {"price"} & {*base.manifest.lineage.recipe, *line_of(base)}
 
 
 def untouched(network: SourceNetwork, base: Content | None) -> dict[str, EncodedTensor]:

@@ -34,6 +34,7 @@ SHARE_POWER = 0.25
 HALF_PRECISION = 2.0**-10
 # A base's step is halved at most this often before the exact values are kept.
 MAX_HALVINGS = 6
+GRIDS = (Encoding.GRID8, Encoding.GRID16)
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,19 +161,9 @@ def finer_and_finer(name: str, values: Floats, base: EncodedTensor, own: Encoded
 
 def _halved(name: str, values: Floats, base: EncodedTensor, own: EncodedTensor) -> Iterator[EncodedTensor]:
     """Grids with the base's step, or the tensor's own, and ever smaller halves of it."""
-    grids = (Encoding.GRID8, Encoding.GRID16)
-    coarsest = base if base.encoding in grids and base.scale.size == 1 else own
-    if coarsest.encoding not in grids:
-        return
-    step = float(coarsest.scale[0])
-    for octave in range(_doublings(values - base.dequantize(), step), -MAX_HALVINGS - 1, -1):
-        yield on_grid(name, values, step * 2.0**octave)
-
-
-def _doublings(moves: Floats, step: float) -> int:
-    """How often a step can be doubled until weights move by less than it on average: no more of an update would arrive."""
-    moved = float(np.sqrt(np.square(moves, dtype=np.float64).mean())) if moves.size else 0.0
-    return max(math.floor(math.log2(moved / step)), 0) if math.isfinite(moved) and moved > step > 0 else 0
+    coarsest = base if base.encoding in GRIDS and base.scale.size == 1 else own
+    for halvings in range(MAX_HALVINGS + 1) if coarsest.encoding in GRIDS else ():
+        yield on_grid(name, values, float(coarsest.scale[0]) / 2**halvings)
 
 
 def _changes(tensor: EncodedTensor, base: EncodedTensor) -> int:

@@ -36,7 +36,7 @@ from model_registry.compression.descent import best_levels, sweep
 from model_registry.compression.goals import Choice, Goal
 from model_registry.compression.lattices import Codebook, Grid, Integers
 from model_registry.compression.offsets import RowOffsets
-from model_registry.compression.quantization import LARGEST_LEVEL, MAX_ENTRIES, Floats, grid_tensor
+from model_registry.compression.quantization import GRIDS, LARGEST_LEVEL, MAX_ENTRIES, Floats, grid_tensor
 from model_registry.contract.codecs.prediction import overlap
 from model_registry.contract.codecs.sections import Sink
 from model_registry.contract.codecs.tensor_coding import encode_tensor
@@ -49,7 +49,6 @@ Booleans = npt.NDArray[np.bool_]
 SWEEPS, LAST_SWEEPS = 4, 12
 # What float32 tells apart: where nothing depends on a layer, no step would be too coarse.
 MAX_DOUBLINGS = 24
-GRIDS = (Encoding.GRID8, Encoding.GRID16)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -6,8 +6,9 @@ changed tensor is tried from the cheapest encoding to the exact one, and the fir
 ``lost`` of a tensor is |shipped - new|^2 / |new - base|^2: the energy of what did not arrive over the energy of the update,
 as the vehicle sees it. (Divergence of outputs is quadratic in a small change of weights too.) The ``lost`` of a network is
 the same ratio of sums over all changed tensors, each divided by its own energy, so that none counts more for being large.
-Weights that training pruned go so far that all others may stay where they were for a share of it (half of an update was lost
-by its answers where 0.3 % was told): so those that are left are told of by themselves as well, and the larger share counts.
+Weights that training pruned go so far that all others may stay where they were for a share of it: half of what an update did
+to the answers was lost where 0.3 % was told. So there is a second share, of the weights alone that are not zero, where more
+than a few of them moved farther than rounding explains; the larger of the two counts.
 
 A tensor whose source did not change stays as the vehicle has it, also when the base was made with another setting.
 """
@@ -15,17 +16,18 @@ A tensor whose source did not change stays as the vehicle has it, also when the 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 
-from model_registry.compression.quantization import finer_and_finer, in_base_order, keep_exactly
+from model_registry.compression.quantization import GRIDS, HALF_PRECISION, Floats, finer_and_finer, in_base_order, keep_exactly
 from model_registry.contract.tensors import EncodedTensor, Encoding
 
 LOST_LIMIT = 0.05
-# Of float16, which a codebook's entries are rounded to; and what float32 adds.
-HALF_ULP, ROUNDED_TWICE = 2.0**-11, 1.001
+# Steps are told in float32, so that half of one may come out a little larger.
+TOLERANCE = 1.001
+# An update by a hundredth of a step takes one in a hundred weights across half a step; a single weight is none.
+FEW = 0.001
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,21 +47,24 @@ class Way:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Update:
-    """A tensor's encoding; the way of ``all`` its weights, and of those that are ``left``, which are not zero."""
+    """A tensor's encoding; the way of the ``whole`` tensor, and of the weights ``left``, which are not zero, if they moved."""
 
     tensor: EncodedTensor
-    all: Way = Way()
+    whole: Way = Way()
     left: Way = Way()
 
     @property
     def lost(self) -> float:
-        return max(self.all.lost, self.left.lost)
+        return max(self.whole.lost, self.left.lost)
 
 
 def update_tensor(
-    values: npt.NDArray[np.float32], own: EncodedTensor, before: EncodedTensor | None, *, unchanged: bool, exact: bool
+    values: Floats, own: EncodedTensor, before: EncodedTensor | None, *, unchanged: bool, exact: bool, nearest: bool
 ) -> Update:
-    """Choose the encoding of ``values``, whose encoding without a base is ``own``; ``unchanged``: ``before`` is of the same."""
+    """Choose the encoding of ``values``, whose encoding without a base is ``own``.
+
+    ``unchanged``: ``before`` is of the same; ``nearest``: its values are the nearest to what they came from.
+    """
     if before is None or before.shape != own.shape:
         return Update(own)
     if exact:
@@ -68,40 +73,43 @@ def update_tensor(
         return Update(before)
     update = Update(keep_exactly(own.name, values))
     for candidate in finer_and_finer(own.name, values, before, own):
-        update = measure(values, candidate, before)
+        update = measure(values, candidate, before, nearest=nearest)
         if update.lost <= LOST_LIMIT:
             break
     return update
 
 
-def deliver(values: npt.NDArray[np.float32], chosen: EncodedTensor, base: EncodedTensor | None) -> Update:
+def deliver(values: Floats, chosen: EncodedTensor, base: EncodedTensor | None) -> Update:
     """Take an encoding that was chosen with the base in mind."""
-    return Update(chosen) if base is None or base.shape != chosen.shape else measure(values, chosen, base)
+    return Update(chosen) if base is None or base.shape != chosen.shape else measure(values, chosen, base, nearest=False)
 
 
-def measure(values: npt.NDArray[np.float32], shipped: EncodedTensor, base: EncodedTensor) -> Update:
-    """What of the way from ``base`` to ``values`` does ``shipped`` not go?"""
+def measure(values: Floats, shipped: EncodedTensor, base: EncodedTensor, *, nearest: bool) -> Update:
+    """What of the way from ``base`` to ``values`` does ``shipped`` not go?
+
+    Of a base whose values are not the ``nearest`` nobody knows how far its rounding moved a weight, nor which ones moved since.
+    """
     energy = float(np.square(values, dtype=np.float64).sum()) or 1.0
     before = base.dequantize()
     missing = np.square(shipped.dequantize().astype(np.float64) - values)
     wanted = np.square(values.astype(np.float64) - before)
-
-    def way(part: npt.NDArray[np.bool_]) -> Way:
-        return Way(float(missing[part].sum()) / energy, float(wanted[part].sum()) / energy)
-
+    update = Update(shipped, Way(float(missing.sum()) / energy, float(wanted.sum()) / energy))
     left = values != 0
-    moved = left.any() and not _as_rounded(values[left], before[left], base)
-    return Update(shipped, way(np.ones(values.shape, np.bool_)), way(left) if moved else Way())
+    moved = left & (np.abs(values - before) > _rounding(values, base))
+    if not nearest or np.count_nonzero(moved) <= FEW * np.count_nonzero(left):
+        return update
+    return replace(update, left=Way(float(missing[left].sum()) / energy, float(wanted[left].sum()) / energy))
 
 
-def _as_rounded(values: npt.NDArray[np.float32], before: npt.NDArray[np.float32], base: EncodedTensor) -> bool:
-    """Whether weights are as far from what the base has as its encoding alone brings them."""
-    grid = base.encoding in (Encoding.GRID8, Encoding.GRID16)
-    rounding = np.abs(base.scale).max() / 2 if grid else np.abs(values) * HALF_ULP
-    return bool((np.abs(values - before) <= rounding * ROUNDED_TWICE).all())
+def _rounding(values: Floats, base: EncodedTensor) -> Floats:
+    """How far rounding to the base's encoding moves each of these weights at most."""
+    if base.encoding not in GRIDS:
+        return np.abs(values) * np.float32(HALF_PRECISION)
+    halves = np.abs(base.scale) * np.float32(TOLERANCE / 2)
+    return halves.reshape(-1, *[1] * (values.ndim - 1)) if halves.size > 1 else halves
 
 
 def lost_share(updates: Iterable[Update]) -> float:
     """The network's ``lost``; 0 when nothing changed."""
     changed = list(updates)
-    return max(sum((update.all for update in changed), Way()).lost, sum((update.left for update in changed), Way()).lost)
+    return max(sum((update.whole for update in changed), Way()).lost, sum((update.left for update in changed), Way()).lost)

@@ -14,7 +14,8 @@ from hypothesis.extra import numpy as hnp
 
 from model_registry.contract.codecs import changes, pools, sparse
 from model_registry.contract.codecs.changes import encode_changes
-from model_registry.contract.codecs.heads import ContentHead
+from model_registry.contract.codecs.differences import FIRST_DIFFERENCES
+from model_registry.contract.codecs.heads import ContentHead, naming_cost
 from model_registry.contract.codecs.integers import IntegerView
 from model_registry.contract.codecs.model import pack
 from model_registry.contract.codecs.moves import NO_MOVES
@@ -22,9 +23,10 @@ from model_registry.contract.codecs.prediction import Prediction, predict, predi
 from model_registry.contract.codecs.scales import encode_scale, scale_candidates
 from model_registry.contract.codecs.sections import Sink
 from model_registry.contract.codecs.sparse import FIRST_BY_MOVES, encode_sparse
-from model_registry.contract.codecs.tensor_coding import DRIFT, SAME, moves_of, offsets_before, ways_from
+from model_registry.contract.codecs.tensor_coding import DRIFT, SAME, encode_tensor, moves_of, offsets_before, ways_from
 from model_registry.contract.content import Content
 from model_registry.contract.delta import Codec, DeltaHeader, apply_delta, read_delta_header
+from model_registry.contract.entropy import COST_UNIT
 from model_registry.contract.errors import ContentMismatch, LimitExceeded, UnsupportedArtifact, WrongBase
 from model_registry.contract.full import encode_full
 from model_registry.contract.limits import DEFAULT_LIMITS
@@ -418,8 +420,31 @@ def test_rows_whose_offsets_moved_come_back(data: st.DataObject) -> None:
             assert apply_delta(base, delta).data == single.data
             assert second_decoder.decode_delta(delta, base.data) == single.data
             numbers.add(number)
-    moved = moves_of(old, fresh.offsets, fresh.shape).any()
-    assert (sparse.FIRST_BY_MOVES in numbers) == moved or np.array_equal(old.values, fresh.values)
+    assert (sparse.FIRST_BY_MOVES in numbers) == moves_of(old, fresh.offsets, fresh.shape).any()
+
+
+def test_biases_that_all_change_cost_their_differences() -> None:
+    rng = np.random.default_rng(12)
+    steps = rng.geometric(0.4, 256) * rng.choice([-1, 1], 256)
+    old = tensor("b", Encoding.GRID8, rng.integers(-90, 91, 256), [0.5])
+    new = tensor("b", Encoding.GRID8, old.values + steps, [0.5])
+    sink = Sink()
+    assert encode_tensor(old, new, sink)[1] == FIRST_DIFFERENCES
+    # 1 bit for the way and 2.4 for how far.
+    assert sink.cost / COST_UNIT < 256 * 3.4 * 1.1
+
+
+def test_a_coder_has_to_make_up_for_its_name() -> None:
+    """Of many small tensors none takes a coder that saves less than telling its number costs."""
+    rng, margins = np.random.default_rng(13), list[float]()
+    for size in range(6, 60):
+        old = tensor("b", Encoding.GRID8, rng.integers(-90, 91, size), [0.5])
+        new = tensor("b", Encoding.GRID8, old.values + rng.integers(-2, 3, size), [0.5])
+        costs = {number: sink.cost / COST_UNIT for number, sink in ways_from(old, new)}
+        unusual = min(cost for number, cost in costs.items() if naming_cost(number))
+        margins.append(min(cost for number, cost in costs.items() if not naming_cost(number)) - unusual)
+        assert bool(naming_cost(encode_tensor(old, new, Sink())[1])) == (margins[-1] > 12)
+    assert min(margins) < 12 < max(margins)
 
 
 def test_every_change_coder_has_its_own_number() -> None:

@@ -70,8 +70,8 @@ class Contexts:
             return reader.partition(self._lengths[axis], ALPHABET, np.uint8)
         lengths = read_numbers(reader, self._lengths[axis], *self._classes(axis))
         if lengths.max(initial=0) >= ALPHABET:
-            raise MalformedArtifact("more values change than a row or column has")
-        return lengths
+            raise MalformedArtifact("the number of changes in a row or column has too many bits")
+        return lengths.astype(np.uint8)
 
     def _classes(self, axis: int) -> tuple[Moves | None, int]:
         """The contexts of an axis's lengths: columns are all alike."""

@@ -37,7 +37,7 @@ def _usual_first(*numbers: int) -> bytes:
 # The coder numbers of scales, values and offsets by how usual they are in updates: small ranks take few bits.
 _USUAL_FOR_VALUES = 16, 2, 48, 54, 50, 60
 USUAL = _usual_first(16, 37, 34, 2), _usual_first(*_USUAL_FOR_VALUES), _usual_first(36, 16)
-# About so much more than a usual number takes any other: its rank is seldom below 16, and stands alone.
+# About so much more than a usual number takes any other: mostly its rank is above all that the law of the usual ones expects.
 UNUSUAL_COST = 12 * COST_UNIT
 
 

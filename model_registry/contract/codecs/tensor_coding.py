@@ -103,10 +103,12 @@ def ways_from(old: EncodedTensor, new: EncodedTensor) -> Iterator[tuple[int, Sin
 
 
 def moves_of(old: EncodedTensor | None, offsets: Floats, shape: tuple[int, ...]) -> Moves:
-    """Of the first offset of every row, which is 0 where there is none."""
+    """How far the first offset of every row moved; it is 0 where there is none."""
     if not math.prod(shape):
-        # Who has no values has any number of rows.
+        # An empty tensor may declare any number of rows.
         return NO_MOVES
+    if not len(offsets) and (old is None or not len(old.offsets)):
+        return np.zeros(rows_of(shape), np.uint8)
     before = offsets_before(old, (1, rows_of(shape)))[0]
     return classes_of(before, offsets[0] if len(offsets) else np.zeros_like(before))
 

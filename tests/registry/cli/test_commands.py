@@ -199,7 +199,7 @@ def test_an_update_tells_its_delta_and_that_pictures_would_shrink_a_large_one(
 ) -> None:
     update, to = save(tmp_path / "new.safetensors", changed(random_weights(), "weight", by=0.002)), tmp_path / "new.dfm"
     made = deltafleet("compress", update, "-o", to, "--base", artifact, "--json").json()
-    delta = deltafleet("diff", artifact, to, "-o", tmp_path / "new.dfd", "--json").json()
+    delta = deltafleet("diff", artifact, to, "-o", tmp_path / "new.dfd", "--codec", "model", "--json").json()
     assert made["delta_bytes"] == delta["bytes"]
     assert "--calibrate" in made["advice"]
     exact = deltafleet("compress", update, "-o", to, "--base", artifact, "--lossless", "--json").json()
@@ -208,6 +208,25 @@ def test_an_update_tells_its_delta_and_that_pictures_would_shrink_a_large_one(
     ).json()
     assert not {"advice"} & (exact.keys() | again.keys())
     assert again["delta_bytes"] < 2000 < exact["delta_bytes"]
+
+
+def test_only_what_can_be_followed_is_advised(deltafleet: Command, tmp_path: Path, artifact: Path, successor: Path) -> None:
+    """Not to calibrate what is compressed already, and takes no pictures; nor is told what was lost from another base."""
+    other = tmp_path / "other.dfm"
+    compressed = ("compress", save(tmp_path / "other.safetensors", changed(random_weights(), by=1.0)), "-o", other)
+    assert deltafleet(*compressed).code == 0
+    taken = deltafleet("compress", successor, "-o", tmp_path / "taken.dfm", "--base", other, "--json").json()
+    assert taken["delta_bytes"] > 100_000
+    assert not {"advice", "lost", "noise"} & taken.keys()
+    blind = foreign_onnx(tmp_path / "blind.onnx", classes=500)
+    assert deltafleet("compress", blind, "-o", tmp_path / "blind.dfm").code == 0
+    model = onnx.load(blind)
+    head = next(tensor for tensor in model.graph.initializer if tensor.name == "head_bias")
+    head.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(head)[::-1].copy(), "head_bias"))
+    onnx.save(model, blind)
+    made = deltafleet("compress", blind, "-o", tmp_path / "new.dfm", "--base", tmp_path / "blind.dfm", "--json").json()
+    assert 10 * made["delta_bytes"] > made["bytes"]
+    assert "advice" not in made
 
 
 def damaged(path: Path, target: Path) -> list[Path]:

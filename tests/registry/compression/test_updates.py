@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from model_registry.compression.pipeline import compress_checkpoint
+from model_registry.compression.quantization import on_base
 from model_registry.compression.recipe import Recipe
-from model_registry.compression.updates import LOST_LIMIT
+from model_registry.compression.updates import LOST_LIMIT, Update, Way, lost_share, measure
 from model_registry.contract.content import Content
 from model_registry.contract.full import encode_full
 from model_registry.deltas import make_delta
@@ -51,13 +53,10 @@ def test_an_update_of_any_size_arrives(tmp_path: Path, base: Content, by: float)
 
 
 def test_staying_on_the_bases_grid_would_have_lost_it(tmp_path: Path, base: Content) -> None:
-    from model_registry.compression.quantization import on_base
-    from model_registry.compression.updates import measure
-
     weights = changed(random_weights(), "weight", by=0.002)
     key = "features.12.expand3x3.weight"
     before = next(tensor for tensor in base.tensors if tensor.name == key)
-    assert measure(weights[key], on_base(key, weights[key], before), before).lost > 0.5
+    assert measure(weights[key], on_base(key, weights[key], before), before, nearest=True).lost > 0.5
 
 
 def test_only_the_tensors_that_changed_are_touched(tmp_path: Path, base: Content) -> None:
@@ -134,13 +133,26 @@ def test_pruning_alone_does_not_mend_what_the_base_errs(tmp_path: Path, base: Co
     assert len(make_delta(base, new).data) < 0.1 * len(encode_full(new))
 
 
-def test_what_moves_far_takes_coarse_steps(tmp_path: Path, base: Content) -> None:
-    weights, rng = random_weights(), np.random.default_rng(3)
-    key = "features.12.expand3x3.bias"
-    weights[key] = (weights[key] + 40 * np.abs(weights[key]).max() * rng.standard_normal(weights[key].shape)).astype(np.float32)
-    new = updated(tmp_path, base, weights)
-    before, after = (next(tensor for tensor in content.tensors if tensor.name == key) for content in (base, new))
-    assert not_delivered(new, weights, base, key) <= LOST_LIMIT
-    assert after.scale[0] > 16 * before.scale[0]
-    # Two to three bits each beside what every release changes.
-    assert len(make_delta(base, new).data) < 400 + after.size / 2
+def test_a_single_weight_that_moved_takes_no_finer_steps_for_all(tmp_path: Path, base: Content) -> None:
+    weights, key = without_the_smallest(random_weights(), 0.5), "features.12.expand3x3.weight"
+    old = next(tensor for tensor in base.tensors if tensor.name == key)
+    weights[key].flat[np.argmax(weights[key])] += 1.1 * old.scale[0]
+    new = next(tensor for tensor in updated(tmp_path, base, weights).tensors if tensor.name == key)
+    assert new.scale.tobytes() == old.scale.tobytes()
+
+
+def test_of_a_compensated_base_no_weight_is_known_to_have_moved(base: Content) -> None:
+    before = next(tensor for tensor in base.tensors if tensor.name == "features.12.expand3x3.weight")
+    values = before.dequantize() + before.scale[0]
+    told, untold = (measure(values, before, before, nearest=nearest) for nearest in (True, False))
+    assert (told.whole, told.left.lost) == (untold.whole, 1)
+    assert untold.left == Way()
+
+
+def test_the_larger_share_is_what_a_network_lost(base: Content) -> None:
+    pruned = Update(base.tensors[0], Way(0.1, 10), Way(0.1, 0.2))
+    moved = Update(base.tensors[2], Way(0.1, 0.2), Way(0.1, 0.2))
+    assert lost_share([pruned]) == 0.5
+    assert lost_share([pruned, moved]) == 0.5
+    assert lost_share([replace(moved, left=Way())]) == 0.5
+    assert lost_share([]) == 0
