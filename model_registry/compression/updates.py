@@ -65,7 +65,8 @@ def update_tensor(
 
     ``unchanged``: ``before`` is of the same; ``nearest``: its values are the nearest to what they came from.
     """
-    if before is None or before.shape != own.shape:
+    # What no step fits, as it is no number, is floats already.
+    if before is None or before.shape != own.shape or own.encoding is Encoding.FLOAT32:
         return Update(own)
     if exact:
         return Update(in_base_order(own, before) if own.encoding is Encoding.CODEBOOK else own)

@@ -13,6 +13,7 @@ from model_registry.compression.quantization import on_base
 from model_registry.compression.recipe import Recipe
 from model_registry.compression.updates import LOST_LIMIT, Update, Way, lost_share, measure
 from model_registry.contract.content import Content
+from model_registry.contract.errors import Refusal
 from model_registry.contract.full import encode_full
 from model_registry.deltas import make_delta
 from tests.registry.networks import changed, random_weights, save
@@ -156,3 +157,15 @@ def test_the_larger_share_is_what_a_network_lost(base: Content) -> None:
     assert lost_share([pruned, moved]) == 0.5
     assert lost_share([replace(moved, left=Way())]) == 0.5
     assert lost_share([]) == 0
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+def test_weights_that_are_no_numbers_are_refused_as_without_a_base(tmp_path: Path, base: Content, wrong: float) -> None:
+    weights = random_weights()
+    weights["features.3.squeeze.weight"][0, 0] = wrong
+    refusals = []
+    for known in (None, base):
+        with pytest.raises(Refusal) as refused:
+            compress_checkpoint(save(tmp_path / "new.safetensors", weights), Recipe(), base=known)
+        refusals.append(refused.value.message)
+    assert refusals[0] == refusals[1]
