@@ -187,7 +187,7 @@ def line_of(base: Content) -> dict[str, Any]:
 
 def _rounds_to_nearest(base: Content) -> bool:
     """Whether its values are the nearest to what they came from: not where errors make up for each other."""
-    return not {"price"} & {*base.manifest.lineage.recipe, *line_of(base)}
+    return "price" not in {**base.manifest.lineage.recipe, **line_of(base)}
 
 
 def untouched(network: SourceNetwork, base: Content | None) -> dict[str, EncodedTensor]:

@@ -95,9 +95,11 @@ def measure(values: Floats, shipped: EncodedTensor, base: EncodedTensor, *, near
     missing = np.square(shipped.dequantize().astype(np.float64) - values)
     wanted = np.square(values.astype(np.float64) - before)
     update = Update(shipped, Way(float(missing.sum()) / energy, float(wanted.sum()) / energy))
+    if not nearest:
+        return update
     left = values != 0
     moved = left & (np.abs(values - before) > _rounding(values, base))
-    if not nearest or np.count_nonzero(moved) <= FEW * np.count_nonzero(left):
+    if np.count_nonzero(moved) <= FEW * np.count_nonzero(left):
         return update
     return replace(update, left=Way(float(missing[left].sum()) / energy, float(wanted[left].sum()) / energy))
 
