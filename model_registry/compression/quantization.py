@@ -127,9 +127,8 @@ def on_base(name: str, values: Floats, base: EncodedTensor) -> EncodedTensor:
             indices = order[_nearest(base.scale[order], values)].astype(np.uint8)
             return EncodedTensor(name, Encoding.CODEBOOK, indices, base.scale)
         case Encoding.GRID8 | Encoding.GRID16:
-            per_row = base.scale.reshape(-1, *[1] * max(values.ndim - 1, 0)) if base.scale.size > 1 else base.scale[0]
             limits = np.iinfo(base.encoding.dtype)
-            multiples = np.clip(np.rint(values / per_row), limits.min, limits.max)
+            multiples = np.clip(np.rint(values / base.steps), limits.min, limits.max)
             return EncodedTensor(name, base.encoding, multiples.astype(base.encoding.dtype), base.scale)
 
 

@@ -105,11 +105,10 @@ def measure(values: Floats, shipped: EncodedTensor, base: EncodedTensor, *, near
 
 
 def _rounding(values: Floats, base: EncodedTensor) -> Floats:
-    """How far rounding to the base's encoding moves each of these weights at most."""
-    if base.encoding not in GRIDS:
-        return np.abs(values) * np.float32(HALF_PRECISION)
-    halves = np.abs(base.scale) * np.float32(TOLERANCE / 2)
-    return halves.reshape(-1, *[1] * (values.ndim - 1)) if halves.size > 1 else halves
+    """How far rounding to the base's encoding moves each of these weights at most; one for all where that is the same."""
+    if base.encoding in GRIDS:
+        return np.asarray(np.abs(base.steps) * np.float32(TOLERANCE / 2))
+    return np.abs(values) * np.float32(HALF_PRECISION)
 
 
 def lost_share(updates: Iterable[Update]) -> float:

@@ -125,8 +125,14 @@ class EncodedTensor:
             case Encoding.CODEBOOK:
                 return np.asarray(self.scale[self.values], dtype=np.float32)
             case Encoding.GRID8 | Encoding.GRID16:
-                per_row = self.scale.reshape(-1, *[1] * max(self.values.ndim - 1, 0)) if self.scale.size > 1 else self.scale[0]
-                return np.asarray(self.values.astype(np.float32) * per_row, dtype=np.float32)
+                return np.asarray(self.values.astype(np.float32) * self.steps, dtype=np.float32)
+
+    @property
+    def steps(self) -> npt.NDArray[np.float32] | np.float32:
+        """Of a grid: its step, or one for each index of axis 0, in a shape that goes with the values'."""
+        if self.scale.size == 1:
+            return np.float32(self.scale[0])
+        return self.scale.reshape(-1, *[1] * max(self.values.ndim - 1, 0))
 
     def same_as(self, other: EncodedTensor) -> bool:
         """Bit-for-bit equality, NaN payloads and signed zeros included."""

@@ -92,9 +92,9 @@ def are_sparse(prediction: Prediction, values: Array) -> bool:
 
 def encode_sparse(prediction: Prediction, values: Array, moves: Moves, *, by_weight: bool) -> Iterator[tuple[int, Sink]]:
     """Every way of telling how ``values`` differ from their ``prediction``, by number; with ``moves`` where there are some."""
-    coders = [coder for coder in CODERS if moves.any() or not coder.by_moves]
-    for coder in coders:
-        if coder.by_weight is by_weight and coder.fits(prediction.new, values.shape):
+    moved = bool(moves.any())
+    for coder in CODERS:
+        if coder.by_weight is by_weight and (moved or not coder.by_moves) and coder.fits(prediction.new, values.shape):
             sink, told, flat = Sink(), _Told(coder, values.shape, moves), values.ravel()
             told.write(sink, prediction, flat)
             sink.changes += [_changes(_Expected(prediction, told, p), flat[p]) for p in _blocks(flat.size)]
